@@ -1,0 +1,173 @@
+"""What every data set of clips shares: reading a window of a manifest's row, and what happens to a clip that is bad."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gmscavp.datasets.decoding import ClipError, probe, read_clip
+from gmscavp.datasets.manifest import ClipRecord, Manifest
+from gmscavp.errors import UserError, near_names
+from gmscavp.registry import TRANSFORMS
+from gmscavp.structures import Clip
+
+# How much of a window may be missing at the end of a file: sound and picture of a file seldom end together.
+TAIL_S = 0.1
+# So many bad clips in a row mean that something else is wrong than a few files.
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class ClipFormat:
+    """What a clip looks like when it is read: seconds, frames a second, pixels (short side or (H, W)), samples a second.
+
+    backend: 'decord', 'pyav' or 'torchcodec'.
+    """
+
+    duration_s: float
+    fps: float
+    size: int | tuple[int, int]
+    sample_rate: int
+    backend: str = 'decord'
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> 'ClipFormat':
+        """From a config's dictionary; a key that does not exist is an error that names the near ones."""
+        known = cls.__dataclass_fields__
+        for name in settings:
+            if name not in known:
+                raise UserError(f"clip has no setting '{name}'.{near_names(name, known)} It takes {', '.join(known)}.")
+        return cls(**settings)
+
+    @property
+    def frames(self) -> int:
+        """T, the number of frames."""
+        return round(self.duration_s * self.fps)
+
+    @property
+    def samples(self) -> int:
+        """S, the number of audio samples."""
+        return round(self.duration_s * self.sample_rate)
+
+
+class Sample(TypedDict):
+    """What a data set gives, ready for torch's default collate.
+
+    valid is False for a clip that could not be read and was not replaced; failures holds a line 'cause<tab>file' for
+    every clip that could not be read on the way.
+    """
+
+    video: Tensor
+    audio: Tensor
+    clip_id: str
+    start_s: float
+    valid: bool
+    failures: str
+
+
+class ClipDataset(Dataset[Sample]):
+    """Clips of a manifest: video (T, 3, H, W) uint8 and audio (S,) float32 of the same window.
+
+    manifest: rows whose `file` lies under `root`. clip: the fields of ClipFormat. window: a transform that chooses where
+    the window starts. transforms: applied to the clip in turn. replace_bad: a clip that cannot be read is replaced by
+    another one drawn at random (training), or else comes back as zeros with valid=False (evaluation).
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        root: Path,
+        clip: Mapping[str, Any],
+        window: Mapping[str, Any],
+        transforms: Sequence[Mapping[str, Any]] = (),
+        replace_bad: bool = True,
+    ) -> None:
+        self.manifest = manifest
+        self.root = root
+        self.clip = ClipFormat.of(clip)
+        self.window = TRANSFORMS.build(dict(window))
+        self.transforms = [TRANSFORMS.build(dict(transform)) for transform in transforms]
+        self.replace_bad = replace_bad
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, index: int) -> Sample:
+        # Drawn from torch's generator, which DataLoader seeds differently in every worker.
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        failures = []
+        for candidate in self._candidates(index, rng):
+            record = self.manifest[candidate]
+            try:
+                clip = self._read(record, rng)
+            except ClipError as error:
+                failures.append(f'{error.cause}\t{error.file}')
+                continue
+            return self._sample(record, clip, failures)
+        if self.replace_bad:
+            raise UserError(f'{len(failures)} clips in a row could not be read; the last: {failures[-1]}.')
+        return self._sample(self.manifest[index], None, failures)
+
+    def _candidates(self, index: int, rng: np.random.Generator) -> Iterator[int]:
+        yield index
+        if self.replace_bad:
+            for _ in range(_TRIES - 1):
+                yield int(rng.integers(len(self)))
+
+    def _read(self, record: ClipRecord, rng: np.random.Generator) -> Clip:
+        file = str(self.root / record.file)
+        wanted = self.clip.duration_s
+        if record.end_s is None:
+            start_s, end_s = 0.0, probe(file).duration_s
+        else:
+            start_s, end_s = record.start_s or 0.0, record.end_s
+        if end_s - start_s < wanted - TAIL_S:
+            raise ClipError(file, 'too short', f'{end_s - start_s:.2f} s, wanted {wanted:g} s')
+        start_s = self.window(start_s, max(start_s, end_s - wanted), rng)
+        form = self.clip
+        clip = read_clip(file, start_s, wanted, form.fps, form.size, form.sample_rate, form.backend)
+        for transform in self.transforms:
+            clip = transform(clip, rng)
+        return clip
+
+    def _sample(self, record: ClipRecord, clip: Clip | None, failures: list[str]) -> Sample:
+        valid = clip is not None
+        return Sample(
+            video=clip.video if clip else self._blank_video(),
+            audio=clip.audio if clip else torch.zeros(self.clip.samples),
+            clip_id=record.clip_id,
+            start_s=clip.start_s if clip else 0.0,
+            valid=valid,
+            failures='\n'.join(failures),
+        )
+
+    def _blank_video(self) -> Tensor:
+        """Zeros of the shape that the transforms give, so that they stack with the other clips of a batch."""
+        size = self.clip.size
+        height, width = (size, size) if isinstance(size, int) else size
+        blank = Clip(torch.zeros(self.clip.frames, 3, height, width, dtype=torch.uint8), torch.zeros(self.clip.samples))
+        for transform in self.transforms:
+            blank = transform(blank, np.random.default_rng(0))
+        return blank.video
+
+
+def list_files(root: Path, endings: Sequence[str]) -> list[str]:
+    """Paths relative to `root`, sorted, of all files below it with one of the endings ('.mp4', ...).
+
+    Raises UserError when the folder is missing.
+    """
+    if not root.is_dir():
+        raise UserError(f'data folder {root} does not exist; set data_root, for example --cfg-options data_root=PATH.')
+    found = (path for path in root.rglob('*') if path.suffix.lower() in endings and path.is_file())
+    return sorted(str(path.relative_to(root)) for path in found)
+
+
+def say_found(name: str, split: str, found: int, listed: int, root: Path) -> None:
+    """Log how many of the listed clips are there; a share of the data sets' clips is gone from the web by now."""
+    print_log(f'{name} {split}: found {found:,} of {listed:,} listed clips in {root}', logger='current')

@@ -1,0 +1,72 @@
+"""Windows lie inside the file; crops, flips and gains do what they say; masks stay in their bounds."""
+
+import numpy as np
+import pytest
+import torch
+
+from gmscavp.datasets.transforms import CentreCrop, CentreWindow, Flip, Gain, RandomWindow, ResizedCrop, SpecMask
+from gmscavp.structures import Clip
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def clip(height=20, width=30):
+    ramp = torch.arange(width, dtype=torch.float32).expand(4, 3, height, width) * 255 / (width - 1)
+    return Clip(ramp.round().to(torch.uint8), torch.linspace(-0.5, 0.5, 100))
+
+
+def test_windows_lie_inside_and_cover_the_file(rng):
+    starts = [RandomWindow()(2.0, 6.0, rng) for _ in range(500)]
+    assert min(starts) >= 2
+    assert max(starts) <= 6
+    assert min(starts) < 2.1
+    assert max(starts) > 5.9
+    assert RandomWindow()(2.0, 2.0, rng) == 2.0
+    assert CentreWindow()(2.0, 6.0, rng) == 4.0
+
+
+def test_centre_crop_is_the_middle_square(rng):
+    source = clip()
+    cropped = CentreCrop(20)(clip(), rng).video
+    torch.testing.assert_close(cropped, source.video[..., 5:25])
+
+
+def test_resized_crop_gives_the_size_and_the_same_part_in_every_frame(rng):
+    for _ in range(20):
+        video = ResizedCrop(16)(clip(), rng).video
+        assert video.shape == (4, 3, 16, 16)
+        assert (video == video[:1]).all()
+        assert video.dtype == torch.uint8
+
+
+def test_flip_mirrors_whole_clips(rng):
+    source = clip()
+    torch.testing.assert_close(Flip(prob=1.0)(clip(), rng).video, source.video.flip(-1))
+    torch.testing.assert_close(Flip(prob=0.0)(clip(), rng).video, source.video)
+
+
+def test_gain_is_in_decibels_and_stays_in_range(rng):
+    source = clip()
+    torch.testing.assert_close(Gain(6.0206, 6.0206)(clip(), rng).audio, source.audio * 2, rtol=1e-4, atol=1e-5)
+    assert Gain(40, 40)(clip(), rng).audio.abs().max() == 1
+
+
+def test_spec_mask_blanks_stretches_no_wider_than_asked():
+    torch.manual_seed(0)
+    mel = torch.rand(64, 1, 40, 20) + 1
+    mel[:, :, 0, 0] = 0.0
+    masked = SpecMask(time_masks=1, max_frames=6, band_masks=1, max_bands=4)(mel)
+    blank = masked != mel
+    assert (masked[blank] == 0).all()
+    frames = blank[:, 0, 1:, 1:].all(dim=2).sum(dim=1)
+    bands = blank[:, 0, 1:, 1:].all(dim=1).sum(dim=1)
+    assert frames.max() <= 6
+    assert bands.max() <= 4
+    assert frames.float().mean() > 1
+    assert bands.float().mean() > 0.5
+    assert len({tuple(row) for row in blank[:, 0, :, 5].tolist()}) > 10, 'every clip has a mask of its own'
+    off = SpecMask(time_masks=0, band_masks=0)(mel)
+    torch.testing.assert_close(off, mel)
