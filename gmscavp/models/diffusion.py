@@ -1,0 +1,138 @@
+"""The diffusion objective: denoise one modality given the other's tokens, both directions, at several scales."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gmscavp.errors import UserError
+from gmscavp.registry import DENOISERS, MODELS, NOISE_SCHEDULERS
+from gmscavp.structures import Losses, Pyramid
+
+DIRECTIONS = ('v2a', 'a2v')
+TARGETS = ('latent', 'embedding')
+
+
+def audio_latents(mel: Tensor, lengths: Sequence[int], bands: Sequence[int]) -> Pyramid:
+    """The log-mel averaged over windows and bands: (B, 1, F, M) -> [(B, L_s, bands_s)]."""
+    return [F.adaptive_avg_pool2d(mel[:, 0], (length, count)) for length, count in zip(lengths, bands, strict=True)]
+
+
+def video_latents(video: Tensor, lengths: Sequence[int], grids: Sequence[int]) -> Pyramid:
+    """The frames averaged over windows and cells: (B, 3, T, H, W) -> [(B, L_s, 3 grid_s^2)]."""
+    return [
+        F.adaptive_avg_pool3d(video, (length, grid, grid)).transpose(1, 2).flatten(2)
+        for length, grid in zip(lengths, grids, strict=True)
+    ]
+
+
+@MODELS.register_module()
+class MultiScaleDiffusion(nn.Module):
+    """L_diff = sum_s u_s E[w(t) || target - F(alpha_t x0^s + sigma_t eps, t, condition) ||^2], for each direction.
+
+    lengths, dim: of the pyramids, filled in by the model. scheduler, denoiser: configs of those kinds; each direction has
+    a denoiser of its own. target: 'latent' denoises the signal itself, averaged to each scale (audio into `bands`, video
+    into `grids` x `grids` cells, standardised by (mean, std) in audio_stats and video_stats); 'embedding' denoises the
+    other modality's tokens with the gradient stopped on the target (DiffGAP), for without the stop the targets collapse.
+    scale_weights: u_s, default 1/S. loss_weight: mu. null_prob: how often a clip gets the null condition. half_batch:
+    each direction takes one half of the batch, as DiffGAP does. The condition keeps its gradient: that is how this
+    objective teaches the encoders.
+    """
+
+    def __init__(
+        self,
+        lengths: list[int],
+        dim: int,
+        scheduler: Mapping[str, Any],
+        denoiser: Mapping[str, Any],
+        target: str = 'latent',
+        directions: Sequence[str] = DIRECTIONS,
+        bands: int | Sequence[int] = 16,
+        grids: int | Sequence[int] = 8,
+        audio_stats: tuple[float, float] = (0.5, 0.25),
+        video_stats: tuple[float, float] = (0.0, 0.5),
+        scale_weights: Sequence[float] | None = None,
+        loss_weight: float = 0.5,
+        null_prob: float = 0.1,
+        half_batch: bool = False,
+    ) -> None:
+        super().__init__()
+        if target not in TARGETS or not directions or not set(directions) <= set(DIRECTIONS):
+            raise UserError(
+                f'diffusion: target must be one of {", ".join(TARGETS)} and directions some of {", ".join(DIRECTIONS)}; '
+                f'got {target!r} and {list(directions)}.'
+            )
+        scales = len(lengths)
+        self.lengths, self.target, self.directions = list(lengths), target, list(directions)
+        self.bands = _per_scale(bands, scales, 'bands')
+        self.grids = _per_scale(grids, scales, 'grids')
+        self.audio_stats, self.video_stats = audio_stats, video_stats
+        self.scale_weights = list(scale_weights or [1 / scales] * scales)
+        self.loss_weight, self.null_prob, self.half_batch = loss_weight, null_prob, half_batch
+        self.scheduler = NOISE_SCHEDULERS.build(dict(scheduler))
+        channels = {'v2a': self.bands, 'a2v': [3 * grid * grid for grid in self.grids]}
+        self.denoisers = nn.ModuleDict()
+        for direction in self.directions:
+            sizes = channels[direction] if target == 'latent' else [dim] * scales
+            given = dict(lengths=lengths, channels=sizes, condition_lengths=lengths, condition_dim=dim)
+            self.denoisers[direction] = DENOISERS.build(dict(denoiser), default_args=given)
+
+    def forward(self, video: Tensor, mel: Tensor, v: Pyramid, a: Pyramid) -> Losses:
+        """video (B, 3, T, H, W), mel (B, 1, F, M), their pyramids [(B, L_s, D)] -> one loss for each direction.
+
+        v2a denoises the audio side given the video's tokens; a2v the other way round.
+        """
+        v, a = _spread(v), _spread(a)
+        losses: Losses = {}
+        for direction in self.directions:
+            rows = self._rows(len(mel), direction)
+            condition = v if direction == 'v2a' else a
+            x0 = self._clean(direction, video[rows], mel[rows], [x[rows] for x in (a if direction == 'v2a' else v)])
+            loss = self.denoising_loss(direction, x0, [x[rows] for x in condition])
+            losses[f'loss_diffusion_{direction}'] = self.loss_weight * loss
+        return losses
+
+    def denoising_loss(self, direction: str, x0: Pyramid, condition: Pyramid) -> Tensor:
+        """Mean over clips of the weighted squared error, summed over scales with u_s: ()."""
+        clips, device = len(x0[0]), x0[0].device
+        t = self.scheduler.sample_t(clips, device)
+        noised = [self.scheduler.add_noise(x, torch.randn_like(x), t) for x in x0]
+        keep = torch.rand(clips, device=device) >= self.null_prob
+        predicted = self.denoisers[direction]([x for x, _ in noised], self.scheduler.unit_time(t), condition, keep)
+        error = torch.stack(
+            [
+                u * (p.float() - target).square().flatten(1).mean(1)
+                for u, p, (_, target) in zip(self.scale_weights, predicted, noised, strict=True)
+            ]
+        ).sum(0)
+        return (self.scheduler.weight(t) * error).mean()
+
+    def _rows(self, clips: int, direction: str) -> slice:
+        """The part of the batch that a direction takes; a single clip serves both."""
+        if not self.half_batch or clips < 2 or len(self.directions) == 1:
+            return slice(None)
+        return slice(None, clips // 2) if direction == 'v2a' else slice(clips // 2, None)
+
+    def _clean(self, direction: str, video: Tensor, mel: Tensor, tokens: Pyramid) -> Pyramid:
+        """x0 of every scale, about zero mean and unit variance."""
+        if self.target == 'embedding':
+            return [x.detach() for x in tokens]
+        if direction == 'v2a':
+            mean, std = self.audio_stats
+            return [(x - mean) / std for x in audio_latents(mel, self.lengths, self.bands)]
+        mean, std = self.video_stats
+        return [(x - mean) / std for x in video_latents(video, self.lengths, self.grids)]
+
+
+def _spread(pyramid: Pyramid) -> Pyramid:
+    """Unit tokens times sqrt(D), so that their entries have about unit variance; the tokens that alignment compares."""
+    return [F.normalize(x.float(), dim=-1) * x.shape[-1] ** 0.5 for x in pyramid]
+
+
+def _per_scale(value: int | Sequence[int], scales: int, name: str) -> list[int]:
+    values = [value] * scales if isinstance(value, int) else list(value)
+    if len(values) != scales:
+        raise UserError(f'diffusion: {name} has {len(values)} entries, the pyramids have {scales} scales.')
+    return values

@@ -1,0 +1,55 @@
+"""Layers that several plug-ins share: attention and embeddings."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+try:
+    from xformers.ops import memory_efficient_attention
+except ImportError:  # the extra gmscavp[cuda]; SDPA serves where it is missing
+    memory_efficient_attention = None
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention: xformers on CUDA where it is installed, torch's SDPA otherwise.
+
+    query (B, N, H, K), key and value (B, M, H, K) -> (B, N, H, K). mask (N, M) bool, True where attending is allowed.
+    """
+    # xformers takes masks only as aligned additive biases; SDPA handles the masked case as fast.
+    if memory_efficient_attention is not None and query.is_cuda and mask is None:
+        return memory_efficient_attention(query, key, value)
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head attention from tokens to a source (to themselves when none is given).
+
+    (B, N, dim), (B, M, source_dim) -> (B, N, dim).
+    """
+
+    def __init__(self, dim: int, heads: int, source_dim: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(source_dim or dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """mask (N, M) bool, True where attending is allowed."""
+        source = tokens if source is None else source
+        query = self.query(tokens).unflatten(-1, (self.heads, -1))
+        key, value = self.key_value(source).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return self.out(attend(query, key, value, mask).flatten(2))
+
+
+def sinusoid(position: Tensor, dim: int, longest: float = 1.0, shortest: float = 1e-3) -> Tensor:
+    """Sines and cosines of real positions at wave lengths from `longest` to `shortest` (times 2 pi).
+
+    (...) -> (..., dim). Vaswani et al. 2017, section 3.5.
+    """
+    waves = torch.exp(torch.linspace(math.log(longest), math.log(shortest), dim // 2, device=position.device))
+    angle = position[..., None].float() / waves
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -1,0 +1,105 @@
+"""Identities of the contrastive terms, and what the embedding promises."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gmscavp.errors import UserError
+from gmscavp.models.heads import MultiScaleInfoNCE, clip_similarity, semantic_nce, temporal_nce, unit_tokens
+
+CLIPS, STEPS, DIM = 6, 4, 32
+SCALE = torch.tensor(14.3)
+
+
+def orthonormal(clips: int, steps: int) -> torch.Tensor:
+    """Tokens that are all at right angles: (clips, steps, clips * steps)."""
+    return torch.eye(clips * steps).reshape(clips, steps, clips * steps)
+
+
+def test_orthonormal_pairs_give_the_closed_form():
+    tokens = orthonormal(CLIPS, STEPS)
+    k = SCALE.item()
+    loss = semantic_nce(tokens, tokens, tokens, tokens, SCALE, 0)
+    assert loss.item() == pytest.approx(math.log(1 + (CLIPS - 1) * math.exp(-k)), rel=1e-4, abs=1e-7)
+    loss = temporal_nce(tokens, tokens, SCALE)
+    assert loss.item() == pytest.approx(math.log(1 + (STEPS - 1) * math.exp(-k)), rel=1e-4, abs=1e-7)
+
+
+def test_constant_features_give_log_of_the_number_of_candidates():
+    tokens = F.normalize(torch.ones(CLIPS, STEPS, DIM), dim=-1)
+    assert semantic_nce(tokens, tokens, tokens, tokens, SCALE, 0).item() == pytest.approx(math.log(CLIPS), rel=1e-5)
+    assert temporal_nce(tokens, tokens, SCALE).item() == pytest.approx(math.log(STEPS), rel=1e-5)
+
+
+def test_semantic_term_equals_the_sum_written_out():
+    v, a = (F.normalize(torch.randn(CLIPS, STEPS, DIM, dtype=torch.float64), dim=-1) for _ in range(2))
+    expected = 0.0
+    similarity = [[sum(v[i, s] @ a[j, s] for s in range(STEPS)) / STEPS for j in range(CLIPS)] for i in range(CLIPS)]
+    for i in range(CLIPS):
+        row = [math.exp(SCALE * similarity[i][j]) for j in range(CLIPS)]
+        column = [math.exp(SCALE * similarity[j][i]) for j in range(CLIPS)]
+        expected -= (math.log(row[i] / sum(row)) + math.log(column[i] / sum(column))) / (2 * CLIPS)
+    assert semantic_nce(v, a, v, a, SCALE, 0).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_temporal_term_equals_the_sum_written_out():
+    v, a = (F.normalize(torch.randn(CLIPS, STEPS, DIM, dtype=torch.float64), dim=-1) for _ in range(2))
+    expected = 0.0
+    for i in range(CLIPS):
+        for s in range(STEPS):
+            row = [math.exp(SCALE * (v[i, s] @ a[i, m])) for m in range(STEPS)]
+            column = [math.exp(SCALE * (v[i, m] @ a[i, s])) for m in range(STEPS)]
+            expected -= (math.log(row[s] / sum(row)) + math.log(column[s] / sum(column))) / (2 * CLIPS * STEPS)
+    assert temporal_nce(v, a, SCALE).item() == pytest.approx(expected, rel=1e-9)
+
+
+def pyramids(lengths):
+    return ([torch.randn(CLIPS, n, DIM) for n in lengths] for _ in range(2))
+
+
+def test_head_is_the_weighted_sum_over_scales():
+    lengths, weights = [4, 2, 1], [0.5, 0.2, 0.3]
+    v, a = pyramids(lengths)
+    losses = MultiScaleInfoNCE(lengths, scale_weights=weights, temporal_weight=0.7)(v, a)
+    k = torch.tensor(1 / 0.07)
+    uv, ua = unit_tokens(v), unit_tokens(a)
+    semantic = sum(w * semantic_nce(x, y, x, y, k, 0) for w, x, y in zip(weights, uv, ua, strict=True))
+    temporal = sum(w * 0.7 * temporal_nce(x, y, k) for w, x, y in zip(weights[:2], uv[:2], ua[:2], strict=True))
+    assert losses['loss_semantic'].item() == pytest.approx(semantic.item(), rel=1e-5)
+    assert losses['loss_temporal'].item() == pytest.approx(temporal.item(), rel=1e-5)
+    assert set(losses) == {'loss_semantic', 'loss_temporal', 'logit_scale'}
+
+
+def test_inner_product_of_embeddings_is_the_weighted_multi_scale_similarity():
+    lengths, weights = [4, 2, 1], [0.5, 0.2, 0.3]
+    v, a = pyramids(lengths)
+    head = MultiScaleInfoNCE(lengths, scale_weights=weights)
+    expected = sum(w * clip_similarity(x, y) for w, x, y in zip(weights, unit_tokens(v), unit_tokens(a), strict=True))
+    torch.testing.assert_close(head.embed(v) @ head.embed(a).T, expected)
+
+
+def test_logit_scale_is_learned_and_clamped():
+    v, a = pyramids([2, 1])
+    head = MultiScaleInfoNCE([2, 1], per_scale=True)
+    sum(value for name, value in head(v, a).items() if 'loss' in name).backward()
+    assert head.log_scale.grad.abs().min() > 0
+    with torch.no_grad():
+        head.log_scale.fill_(50.0)
+    torch.testing.assert_close(head.logit_scales(), torch.full((2,), 100.0))
+
+
+def test_half_precision_features_give_float32_logits():
+    v, a = pyramids([4, 1])
+    head = MultiScaleInfoNCE([4, 1])
+    exact = head(v, a)['loss_semantic']
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        inside = head(v, a)['loss_semantic']
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, exact)
+
+
+def test_wrong_number_of_scale_weights_is_said():
+    with pytest.raises(UserError, match='scale_weights has 2 entries, the pyramids have 3'):
+        MultiScaleInfoNCE([4, 2, 1], scale_weights=[0.5, 0.5])
