@@ -1,0 +1,1 @@
+"""Evaluation: pure functions of embeddings, their MMEngine adapters, the report."""
