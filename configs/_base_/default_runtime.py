@@ -1,0 +1,31 @@
+"""How a run goes, whatever it trains: logging, checkpoints, moving average, pictures, seeds."""
+
+from mmengine.hooks import CheckpointHook, DistSamplerSeedHook, EMAHook, IterTimerHook, LoggerHook, ParamSchedulerHook
+from mmengine.model import ExponentialMovingAverage
+from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
+
+from gmscavp.engine.hooks import BadClipHook, PictureHook
+
+default_scope = 'gmscavp'
+randomness = dict(seed=0)
+env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))
+log_processor = dict(window_size=20, by_epoch=True)
+
+default_hooks = dict(
+    runtime_info=dict(type='RuntimeInfoHook'),
+    timer=dict(type=IterTimerHook),
+    sampler_seed=dict(type=DistSamplerSeedHook),
+    logger=dict(type=LoggerHook, interval=10),
+    param_scheduler=dict(type=ParamSchedulerHook),
+    checkpoint=dict(
+        type=CheckpointHook, interval=1, max_keep_ckpts=3, save_best='retrieval/mean_R1', rule='greater', save_last=True
+    ),
+)
+custom_hooks = [
+    # The average of the last ten or so epochs' weights is what is evaluated and kept.
+    dict(type=EMAHook, ema_type=ExponentialMovingAverage, momentum=0.02),
+    dict(type=BadClipHook, max_share=0.2),
+    dict(type=PictureHook),
+]
+
+visualizer = dict(type=Visualizer, vis_backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)])

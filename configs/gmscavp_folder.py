@@ -1,0 +1,20 @@
+"""GMS-CAVP on any folder of videos, sized for CPU or one small GPU.
+
+python tools/train.py configs/gmscavp_folder.py --cfg-options data_root=PATH
+"""
+
+from mmengine.config import read_base
+
+from gmscavp.datasets import SpecMask
+
+with read_base():
+    from ._base_.datasets.folder import *
+    from ._base_.default_runtime import *
+    from ._base_.models.gmscavp_tiny import *
+    from ._base_.schedules.adamw import *
+
+max_epochs = 30
+train_cfg.update(max_epochs=max_epochs, val_interval=5)
+model['data_preprocessor'].update(mel_transforms=[dict(type=SpecMask)])
+# The test split is only reported: choosing the checkpoint by it would be tuning on it. The last one counts.
+default_hooks['checkpoint'].update(save_best=None)

@@ -1,0 +1,1 @@
+"""Running configs: reading them, the runner, hooks, what the tools share."""

@@ -1,0 +1,36 @@
+"""What every command-line tool shares: how it ends when something is wrong."""
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from gmscavp.errors import UserError
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Run `main`; end a mistake of the user's with one sentence and exit code 2, Ctrl-C with 130.
+
+    `--traceback` anywhere on the command line shows the whole traceback instead.
+    """
+    with_traceback = '--traceback' in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != '--traceback']
+    try:
+        main()
+    except KeyboardInterrupt:
+        _end('stopped by Ctrl-C; what was finished is kept, and the same command with --resume goes on.', 130)
+    except UserError as error:
+        if with_traceback:
+            raise
+        _end(str(error), 2)
+    except OSError as error:
+        if with_traceback or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f' for {error.filename}' if error.filename else ''
+        _end(f'no disk space is left{place}; free some, or give another disk (--work-dir, --out).', 2)
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    sys.stdout.flush()
+    print(f'gmscavp: {sentence}', file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,122 @@
+"""Hooks: the count of bad clips, and pictures for TensorBoard."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from gmscavp.distributed import gather_objects, world
+from gmscavp.errors import UserError
+from gmscavp.pictures import mel_picture, similarity_picture
+from gmscavp.registry import HOOKS
+
+BAD_CLIPS_FILE = 'bad_clips.json'
+
+
+@HOOKS.register_module()
+class BadClipHook(Hook):
+    """Counts the clips that could not be read, by cause, and stops a run in which there are too many.
+
+    max_share: share of bad ones among the clips read in training, above which the run stops, once `min_clips` have been
+    read. Every epoch the causes with their files go to the log and to bad_clips.json in the work directory.
+    """
+
+    def __init__(self, max_share: float = 0.2, min_clips: int = 100) -> None:
+        self.max_share, self.min_clips = max_share, min_clips
+        self.causes: dict[str, set[str]] = defaultdict(set)
+        self._read = self._failed = 0
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Count a training batch and stop if the share of bad clips is too high."""
+        failed = self._count(data_batch['failures'])
+        self._read += len(data_batch['failures']) + failed
+        self._failed += failed
+        if self._read >= self.min_clips and self._failed > self.max_share * self._read:
+            self._report(runner)
+            worst = max(self.causes, key=lambda cause: len(self.causes[cause]))
+            raise UserError(
+                f'{self._failed} of {self._read} clips could not be read (most often: {worst}, for example '
+                f'{min(self.causes[worst])}), more than the allowed share of {self.max_share:g}; mend the data, or allow '
+                "more by the hook's max_share."
+            )
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+    ) -> None:
+        """Count a batch of evaluation; the metric says how many clips it left out."""
+        self._count(data_batch['failures'])
+
+    after_test_iter = after_val_iter
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Log the causes."""
+        self._report(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
+        """Log the causes."""
+        self._report(runner)
+
+    after_test_epoch = after_val_epoch
+
+    def _count(self, failures: Sequence[str]) -> int:
+        lines = [line for text in failures for line in text.splitlines()]
+        for line in lines:
+            cause, file = line.split('\t', 1)
+            self.causes[cause].add(file)
+        return len(lines)
+
+    def _report(self, runner: Runner) -> None:
+        merged: dict[str, set[str]] = defaultdict(set)
+        for causes in gather_objects(dict(self.causes)):
+            for cause, files in causes.items():
+                merged[cause] |= files
+        if world()[0] != 0:
+            return
+        total = sum(len(files) for files in merged.values())
+        if total:
+            parts = ', '.join(f'{cause}: {len(files)}' for cause, files in sorted(merged.items()))
+            runner.logger.warning(f'{total} bad clips so far ({parts}); listed in {BAD_CLIPS_FILE}')
+        listing = {cause: sorted(files) for cause, files in sorted(merged.items())}
+        Path(runner.work_dir, BAD_CLIPS_FILE).write_text(json.dumps(listing, indent=1) + '\n')
+
+
+@HOOKS.register_module()
+class PictureHook(Hook):
+    """Shows TensorBoard, after every validation, the similarity matrix and the mels of the first clips.
+
+    mels: how many. Needs a metric that keeps the gallery it compared (RetrievalMetric).
+    """
+
+    def __init__(self, mels: int = 4) -> None:
+        self.mels = mels
+        self._first_mels: list[Any] = []
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+    ) -> None:
+        """Keep the mels of the first batch."""
+        if batch_idx == 0:
+            model: Any = getattr(runner.model, 'module', runner.model)
+            with torch.no_grad():
+                mel = model.data_preprocessor(data_batch, False)['mel']
+            self._first_mels = list(mel[: self.mels, 0].float().cpu().numpy())
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
+        """Draw."""
+        if world()[0] != 0:
+            return
+        step = runner.iter
+        for number, mel in enumerate(self._first_mels):
+            runner.visualizer.add_image(f'mel_{number}', mel_picture(mel), step)
+        for metric in runner.val_evaluator.metrics:
+            gallery = getattr(metric, 'gallery', None)
+            if gallery is not None:
+                picture = similarity_picture(gallery.similarity(), f'similarity at step {step}')
+                runner.visualizer.add_image('similarity', picture, step)

@@ -1,0 +1,114 @@
+"""The runner: MMEngine's, with strict loading, schedules that know how long training is, and errors in plain words."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import nn
+
+from gmscavp import compat
+from gmscavp.distributed import start_gloo
+from gmscavp.errors import UserError
+
+_TORCHRUN_VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
+LAUNCHERS = ('none', 'pytorch', 'slurm')
+# Weights, their moving average and two moments of AdamW.
+_COPIES_IN_CHECKPOINT = 4
+
+
+class PretrainRunner(Runner):
+    """Runs a config's training and evaluation."""
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: Any = 'cpu',
+        strict: bool = True,
+        revise_keys: list = [(r'^module.', '')],  # noqa: B006  (MMEngine's signature)
+    ) -> dict:
+        """Load weights, all of them or none: a checkpoint of another model is refused with the keys that differ."""
+        checkpoint = compat.load_checkpoint_file(filename, map_location)
+        _refuse_other_model(filename, checkpoint.get('state_dict', checkpoint), self.bare_model)
+        return super().load_checkpoint(filename, map_location, strict, revise_keys)
+
+    @property
+    def bare_model(self) -> nn.Module:
+        """The model without the wrapper that distributes it."""
+        model: Any = self.model
+        return getattr(model, 'module', model)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """Let a schedule without an end of its own last to the end of training."""
+        steps = [scheduler] if isinstance(scheduler, dict) else scheduler
+        for step in steps if isinstance(steps, list) else []:
+            if isinstance(step, dict) and step.get('by_epoch', True) and 'end' not in step:
+                step['end'] = self.max_epochs
+        return super().build_param_scheduler(scheduler)
+
+    def train(self) -> nn.Module:
+        """Check that the checkpoints will fit on the disk, then train."""
+        self._check_disk()
+        return super().train()
+
+    def _check_disk(self) -> None:
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        keep = next((hook.max_keep_ckpts for hook in self.hooks if hasattr(hook, 'max_keep_ckpts')), 1)
+        # One for the best and one that is being written beside those that are kept.
+        needed = weights * _COPIES_IN_CHECKPOINT * (max(keep, 1) + 2)
+        free = shutil.disk_usage(self.work_dir).free
+        if free < needed:
+            raise UserError(
+                f'{self.work_dir} has {free / 1e6:.0f} MB of free disk space, the checkpoints need {needed / 1e6:.0f} MB; '
+                'free some, keep fewer (default_hooks.checkpoint.max_keep_ckpts), or give another --work-dir.'
+            )
+
+
+def build_runner(config: Config, launcher: str = 'none') -> PretrainRunner:
+    """Build all parts of a run. Raises UserError for settings that do not fit together."""
+    config.launcher = launcher
+    _start_processes(config)
+    try:
+        return PretrainRunner.from_cfg(config)
+    except TypeError as error:
+        # A constructor that misses an argument, or got one it does not know: the message names class and argument.
+        if 'argument' not in str(error):
+            raise
+        raise UserError(f'the config does not fit: {error}') from error
+
+
+def _start_processes(config: Config) -> None:
+    if config.launcher == 'none':
+        return
+    if config.launcher == 'pytorch':
+        missing = [name for name in _TORCHRUN_VARIABLES if name not in os.environ]
+        if missing:
+            raise UserError(
+                f'--launcher pytorch needs {", ".join(missing)} from torchrun; start it with '
+                'bash tools/dist_train.sh CONFIG GPUS.'
+            )
+        if not torch.cuda.is_available():
+            # MMEngine would choose a GPU here; the process group has to be there before it looks.
+            start_gloo()
+            config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
+    elif config.launcher == 'slurm' and 'SLURM_PROCID' not in os.environ:
+        raise UserError('--launcher slurm needs the variables of srun; start it with bash tools/slurm_train.sh.')
+
+
+def _refuse_other_model(filename: str, weights: Mapping[str, Any], model: nn.Module) -> None:
+    own = model.state_dict()
+    given = {name.removeprefix('module.'): value for name, value in weights.items() if torch.is_tensor(value)}
+    missing = sorted(set(own) - set(given))
+    unknown = sorted(set(given) - set(own))
+    shapes = sorted(name for name in set(own) & set(given) if own[name].shape != given[name].shape)
+    if missing or unknown or shapes:
+        parts = [('missing', missing), ('unknown', unknown), ('of another shape', shapes)]
+        said = '; '.join(f'{len(names)} {word} (for example {names[0]})' for word, names in parts if names)
+        raise UserError(
+            f'checkpoint {Path(filename)} is of another model than the config: of {len(own)} weights {said}. '
+            'Give the config that the checkpoint was trained with.'
+        )

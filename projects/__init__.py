@@ -1,0 +1,1 @@
+"""Plug-ins outside the core: one folder each."""

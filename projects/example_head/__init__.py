@@ -1,0 +1,1 @@
+"""A contrastive head of one's own."""

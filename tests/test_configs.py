@@ -1,0 +1,119 @@
+"""Every config resolves, builds its model, dumps and reloads; mistakes in configs are found and named."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from gmscavp.engine.config import load_config
+from gmscavp.errors import UserError
+from gmscavp.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPERS, TRANSFORMS
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted([*ROOT.glob('configs/*.py'), *ROOT.glob('projects/*/*_impacts.py')])
+IMPACTS = ROOT / 'configs/gmscavp_impacts.py'
+
+
+def names(paths):
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=names(CONFIGS))
+def test_config_resolves_builds_dumps_and_reloads(path, tmp_path):
+    config = load_config(path)
+    dumped = tmp_path / 'dumped.py'
+    config.dump(str(dumped))
+    reloaded = load_config(dumped)
+    assert reloaded.pretty_text == Config.fromfile(str(dumped)).pretty_text
+    sizes = [sum(p.numel() for p in MODELS.build(each.model).parameters()) for each in (config, reloaded)]
+    assert sizes[0] == sizes[1] > 0
+
+
+def test_there_are_the_configs_that_the_readme_names():
+    assert {path.stem for path in CONFIGS} >= {
+        'gmscavp_impacts', 'cavp_impacts', 'gmscavp_folder', 'gmscavp_vggsound', 'debiased_impacts'
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=names(CONFIGS))
+def test_the_baseline_and_ours_train_on_the_same_data_steps_and_seed(path):
+    if not path.stem.endswith('_impacts'):
+        pytest.skip('only the Impacts configs are compared with each other')
+    config, ours = load_config(path), load_config(IMPACTS)
+    for key in ('train_dataloader', 'val_dataloader', 'train_cfg', 'param_scheduler', 'randomness'):
+        assert config[key] == ours[key], key
+
+
+def test_every_registered_name_is_a_class_of_the_project():
+    for registry in (DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPERS, TRANSFORMS):
+        registry.import_from_location()
+        assert registry.module_dict, registry.name
+        for kind in registry.module_dict.values():
+            assert kind.__module__.startswith('gmscavp.')
+
+
+def test_a_top_name_changes_wherever_it_is_used():
+    config = load_config(IMPACTS, {'data_root': 'elsewhere', 'batch_size': 7, 'max_epochs': 2})
+    assert [config[f'{part}_dataloader'].dataset.data_root for part in ('train', 'val', 'test')] == ['elsewhere'] * 3
+    assert config.train_dataloader.batch_size == 7
+    assert config.val_dataloader.batch_size == 32
+    assert config.train_cfg.max_epochs == 2
+
+
+def test_a_dotted_name_changes_only_its_place():
+    config = load_config(IMPACTS, {'train_dataloader.dataset.data_root': 'x', 'custom_hooks.1.max_share': 0.5})
+    assert config.train_dataloader.dataset.data_root == 'x'
+    assert config.val_dataloader.dataset.data_root == 'data/impacts'
+    assert config.custom_hooks[1].max_share == 0.5
+
+
+def test_a_setting_that_the_class_knows_may_be_added():
+    config = load_config(IMPACTS, {'model.head.per_scale': True, 'load_from': 'x.pth'})
+    assert config.model.head.per_scale is True
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'data_rot': 'x'}, "--cfg-options data_rot: the config has no 'data_rot'. Did you mean data_root"),
+        ({'model.haed.temporal_weight': 1}, "model has no 'haed'. Did you mean head"),
+        ({'model.head.temporal_wieght': 1}, "model.head has no 'temporal_wieght'. Did you mean temporal_weight"),
+        ({'train_dataloader.bach_size': 1}, "train_dataloader has no 'bach_size'. Did you mean batch_size"),
+        ({'custom_hooks.9.max_share': 1}, "custom_hooks has no '9'"),
+    ],
+)
+def test_misspelt_options_are_named(options, message):
+    with pytest.raises(UserError, match=message.replace('.', r'\.')):
+        load_config(IMPACTS, options)
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        (
+            "model['head'].update(temporal_wieght=1.0)",
+            r'model\.head\.temporal_wieght: MultiScaleInfoNCE has no setting',
+        ),
+        ('train_dataloder = dict()', "'train_dataloder' is read by nothing. Did you mean train_dataloader"),
+        ('val_dataloader.update(shuffel=True)', r'val_dataloader\.shuffel'),
+        ("default_hooks['logger'].update(intervall=2)", r'default_hooks\.logger\.intervall: LoggerHook has no setting'),
+        ('model = undefined_name', 'cannot be read: NameError'),
+        ('model = (', 'cannot be read: SyntaxError'),
+    ],
+)
+def test_mistakes_in_a_file_are_named(tmp_path, line, message):
+    path = tmp_path / 'mine.py'
+    dumped = tmp_path / 'base.py'
+    load_config(IMPACTS).dump(str(dumped))
+    path.write_text(dumped.read_text() + '\n' + line + '\n')
+    with pytest.raises(UserError, match=message):
+        load_config(path)
+
+
+def test_a_class_that_does_not_exist_is_named(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text('from gmscavp.models import NoSuchHead\n\nmodel = dict(type=NoSuchHead)\n')
+    with pytest.raises(UserError, match='NoSuchHead'):
+        load_config(path)
+    with pytest.raises(UserError, match='does not exist; the configs'):
+        load_config(tmp_path / 'none.py')

@@ -1,0 +1,51 @@
+"""Pretrain a model from a config, for example: python tools/train.py configs/gmscavp_impacts.py"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gmscavp.distributed import stop
+from gmscavp.engine.cli import run_tool
+from gmscavp.engine.config import add_config_options, load_config
+from gmscavp.engine.optim import AutocastOptimWrapper
+from gmscavp.engine.runner import LAUNCHERS, build_runner
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog='--traceback shows where an error came from.')
+    parser.add_argument('config', help='config file, for example configs/gmscavp_impacts.py')
+    parser.add_argument('--work-dir', help='folder for checkpoints and logs (default: work_dirs/<config name>)')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='go on from a checkpoint of this run; without a path, from the newest in the work directory',
+    )
+    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast, on CPU or GPU')
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='who started the processes')
+    parser.add_argument('--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    add_config_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Build the run and train."""
+    args = parse_args()
+    config = load_config(args.config, args.cfg_options)
+    config.work_dir = args.work_dir or config.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    if args.resume:
+        config.resume = True
+        config.load_from = None if args.resume == 'auto' else args.resume
+    if args.amp:
+        config.optim_wrapper.type = AutocastOptimWrapper
+    build_runner(config, args.launcher).train()
+    # Left open, the process group aborts a run that has ended well.
+    stop()
+
+
+if __name__ == '__main__':
+    run_tool(main)
