@@ -7,6 +7,7 @@ spectrogram's bands from low to high.
 from collections.abc import Sequence
 from itertools import pairwise
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from gmscavp.registry import BACKBONES
@@ -62,7 +63,7 @@ class TinyVideoNet(nn.Module):
         x = self.stem(video)
         for stage in self.stages:
             x = stage(x)
-            features.append(x.flatten(3).permute(0, 2, 3, 1))
+            features.append(rearrange(x, 'b c t h w -> b t (h w) c'))
         return features
 
 
@@ -109,5 +110,5 @@ class TinyAudioNet(nn.Module):
         x = self.stem(mel)
         for stage in self.stages:
             x = stage(x)
-            features.append(x.permute(0, 2, 3, 1))
+            features.append(rearrange(x, 'b c t m -> b t m c'))
         return features

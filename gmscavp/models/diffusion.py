@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +24,7 @@ def audio_latents(mel: Tensor, lengths: Sequence[int], bands: Sequence[int]) -> 
 def video_latents(video: Tensor, lengths: Sequence[int], grids: Sequence[int]) -> Pyramid:
     """The frames averaged over windows and cells: (B, 3, T, H, W) -> [(B, L_s, 3 grid_s^2)]."""
     return [
-        F.adaptive_avg_pool3d(video, (length, grid, grid)).transpose(1, 2).flatten(2)
+        rearrange(F.adaptive_avg_pool3d(video, (length, grid, grid)), 'b c t h w -> b t (c h w)')
         for length, grid in zip(lengths, grids, strict=True)
     ]
 

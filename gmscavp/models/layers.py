@@ -3,6 +3,7 @@
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,8 +21,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     # xformers takes masks only as aligned additive biases; SDPA handles the masked case as fast.
     if memory_efficient_attention is not None and query.is_cuda and mask is None:
         return memory_efficient_attention(query, key, value)
-    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
+    query, key, value = (rearrange(x, 'b n h k -> b h n k') for x in (query, key, value))
+    return rearrange(F.scaled_dot_product_attention(query, key, value, attn_mask=mask), 'b h n k -> b n h k')
 
 
 class Attention(nn.Module):
@@ -40,9 +41,9 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """mask (N, M) bool, True where attending is allowed."""
         source = tokens if source is None else source
-        query = self.query(tokens).unflatten(-1, (self.heads, -1))
-        key, value = self.key_value(source).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        return self.out(attend(query, key, value, mask).flatten(2))
+        query = rearrange(self.query(tokens), 'b n (h k) -> b n h k', h=self.heads)
+        key, value = rearrange(self.key_value(source), 'b m (two h k) -> two b m h k', two=2, h=self.heads)
+        return self.out(rearrange(attend(query, key, value, mask), 'b n h k -> b n (h k)'))
 
 
 def sinusoid(position: Tensor, dim: int, longest: float = 1.0, shortest: float = 1e-3) -> Tensor:

@@ -356,6 +356,7 @@ def _bad_file(name: str, media, folder: Path) -> Path:
             lambda times: np.where(times > 2.9, np.nan, 0.1),
             audio_codec='pcm_f32le',
         ).rename(file),
+        'unknown codec': lambda: file.write_bytes(whole.read_bytes().replace(b'avc1', b'zzzz')),
         'ribbon': lambda: media(file.name, moving((16, 320)), sine()),
     }
     makers[name]()
@@ -379,6 +380,7 @@ BAD = {
     'hole in the sound': 'truncated audio',
     'not a number': 'damaged',
     'ribbon': 'odd shape',
+    'unknown codec': 'unsupported',
 }
 
 
@@ -535,7 +537,7 @@ def test_probe_finds_the_length_that_no_header_tells(media, folder, name):
     assert _cause(file, 3.5, 1.0) == 'too short'
 
 
-@pytest.mark.parametrize('name', ['missing', 'folder', 'empty', 'text', 'cut off, index last'])
+@pytest.mark.parametrize('name', ['missing', 'folder', 'empty', 'text', 'cut off, index last', 'unknown codec'])
 def test_probe_of_a_file_that_does_not_open_is_a_clip_error(media, folder, name):
     with pytest.raises(ClipError) as caught:
         probe(_bad_file(name, media, folder))

@@ -129,8 +129,8 @@ def open_media(file: str | os.PathLike[str]) -> Iterator[InputContainer]:
 
 def open_container(file: str) -> InputContainer:
     """Open a file with PyAV as it is; no tests, no translation of errors."""
-    # An absolute path cannot be taken for a protocol, whatever colons the name has.
-    return av.open(os.path.abspath(file), options=_OPEN_OPTIONS)
+    # What stands before a colon is taken for a protocol unless the path is absolute.
+    return av.open(os.path.abspath(file) if ':' in file else file, options=_OPEN_OPTIONS)
 
 
 def video_track(container: InputContainer) -> VideoStream | None:
@@ -138,13 +138,17 @@ def video_track(container: InputContainer) -> VideoStream | None:
     stream = container.streams.best('video')
     if not isinstance(stream, VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
         return None
+    _demand_decoder(container, stream)
     return stream
 
 
 def audio_track(container: InputContainer) -> AudioStream | None:
     """The audio track that players play, None without one."""
     stream = container.streams.best('audio')
-    return stream if isinstance(stream, AudioStream) else None
+    if not isinstance(stream, AudioStream):
+        return None
+    _demand_decoder(container, stream)
+    return stream
 
 
 def both_tracks(container: InputContainer) -> tuple[VideoStream, AudioStream]:
@@ -156,9 +160,6 @@ def both_tracks(container: InputContainer) -> tuple[VideoStream, AudioStream]:
         raise ClipError(container.name, 'no video track')
     if audio is None:
         raise ClipError(container.name, 'no audio track')
-    for track in (video, audio):
-        if track.codec_context is None:
-            raise ClipError(container.name, 'unsupported', f'no decoder for its {track.type}')
     width, height = shown_size(video, 0)
     if min(width, height) < 1:
         raise ClipError(container.name, 'damaged', 'the pictures have no size')
@@ -259,6 +260,11 @@ def _packets_after_seek(container: InputContainer, stream: Track, time_s: float)
             break
     yield first
     yield from packets
+
+
+def _demand_decoder(container: InputContainer, stream: Track) -> None:
+    if stream.codec_context is None:
+        raise ClipError(container.name, 'unsupported', f'no decoder for its {stream.type}')
 
 
 def _last_packet_end_s(file: str | os.PathLike[str], index: int) -> float:

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,7 +31,7 @@ def pool_places(features: Tensor, grid: int, places: str) -> Tensor:
 
     (B, T, P, C) -> (B, T, G * C), G = grid^2 for places='image', grid for places='bands'. Lazebnik et al. 2006.
     """
-    clips, steps, count, channels = features.shape
+    steps, count = features.shape[1:3]
     if places == 'bands':
         plane, cells = (count, 1), (grid, 1)
     else:
@@ -38,8 +39,8 @@ def pool_places(features: Tensor, grid: int, places: str) -> Tensor:
         if side * side != count:
             raise UserError(f"places='image' needs a square picture; the backbone gives {count} cells.")
         plane, cells = (side, side), (grid, grid)
-    x = features.permute(0, 1, 3, 2).reshape(clips, steps * channels, *plane)
-    return F.adaptive_avg_pool2d(x, cells).reshape(clips, steps, -1)
+    x = rearrange(features, 'b t (h w) c -> b (t c) h w', h=plane[0])
+    return rearrange(F.adaptive_avg_pool2d(x, cells), 'b (t c) h w -> b t (c h w)', t=steps)
 
 
 def pool_time(x: Tensor, length: int) -> Tensor:
