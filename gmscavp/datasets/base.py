@@ -12,13 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gmscavp.datasets.decoding import ClipError, probe, read_clip
+from gmscavp.datasets.decoding.media import TOLERANCE_S
 from gmscavp.datasets.manifest import ClipRecord, Manifest
 from gmscavp.errors import UserError, near_names
 from gmscavp.registry import TRANSFORMS
 from gmscavp.structures import Clip
 
-# How much of a window may be missing at the end of a file: sound and picture of a file seldom end together.
-TAIL_S = 0.1
 # So many bad clips in a row mean that something else is wrong than a few files.
 _TRIES = 20
 
@@ -127,7 +126,7 @@ class ClipDataset(Dataset[Sample]):
             start_s, end_s = 0.0, probe(file).duration_s
         else:
             start_s, end_s = record.start_s or 0.0, record.end_s
-        if end_s - start_s < wanted - TAIL_S:
+        if end_s - start_s < wanted - TOLERANCE_S:
             raise ClipError(file, 'too short', f'{end_s - start_s:.2f} s, wanted {wanted:g} s')
         start_s = self.window(start_s, max(start_s, end_s - wanted), rng)
         form = self.clip

@@ -17,8 +17,10 @@ def run_tool(main: Callable[[], None]) -> None:
     sys.argv = [argument for argument in sys.argv if argument != '--traceback']
     try:
         main()
-    except KeyboardInterrupt:
-        _end('stopped by Ctrl-C; what was finished is kept, and the same command with --resume goes on.', 130)
+    except KeyboardInterrupt as stopped:
+        _end(
+            str(stopped) or 'stopped by Ctrl-C; finished checkpoints are kept, and train.py goes on with --resume.', 130
+        )
     except UserError as error:
         if with_traceback:
             raise

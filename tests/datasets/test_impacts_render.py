@@ -388,7 +388,7 @@ def test_a_stopped_rendering_goes_on_and_keeps_its_files(tmp_path, monkeypatch, 
         write(file, *arguments, **options)
 
     monkeypatch.setattr(files, 'write_clip', stop_at_third)
-    with pytest.raises(UserError, match='after 2 of 10 clips'):
+    with pytest.raises(KeyboardInterrupt, match='after 2 of 10 clips'):
         render_impacts(tmp_path, train=4, test=3, workers=1, progress=False)
     monkeypatch.undo()
     kept = {file.name: file.stat().st_mtime_ns for file in (tmp_path / 'video').iterdir()}

@@ -14,8 +14,8 @@ manifest = None
 batch_size = 32
 num_workers = 2
 
-train_clip = dict(duration_s=2.0, fps=8, size=80, sample_rate=16000, backend='decord')
-test_clip = dict(duration_s=2.0, fps=8, size=64, sample_rate=16000, backend='decord')
+train_clip = dict(duration_s=2.0, fps=8, size=80, sample_rate=16000, backend='pyav')
+test_clip = dict(duration_s=2.0, fps=8, size=64, sample_rate=16000, backend='pyav')
 
 train_dataloader = dict(
     batch_size=batch_size,

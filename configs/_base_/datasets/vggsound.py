@@ -15,7 +15,7 @@ unlisted = 'skip'
 batch_size = 90
 num_workers = 12
 
-clip = dict(duration_s=4.0, fps=4, size=256, sample_rate=16000, backend='decord')
+clip = dict(duration_s=4.0, fps=4, size=256, sample_rate=16000, backend='pyav')
 
 train_dataloader = dict(
     batch_size=batch_size,

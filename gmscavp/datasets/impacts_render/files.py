@@ -87,7 +87,7 @@ def render_impacts(
     Writes video/<clip_id>.mp4 (named as in VGGSound), and when all are there impacts.csv (VGGSound's csv), events.jsonl
     (scene_truth, one line per clip) and manifest.csv. A stopped run goes on where it was when called again with the
     same numbers; render.json remembers them. workers: processes, None for one per core. force: clear the folder of a
-    rendering with other numbers. UserError: the folder holds something else, the disk refuses, or Ctrl-C.
+    rendering with other numbers. UserError: the folder holds something else, the disk refuses.
 
     The processes import the calling script: call this under `if __name__ == '__main__':`, or with workers=1.
     """
@@ -157,7 +157,7 @@ def _clear(root: Path) -> None:
 
 
 def _render_missing(root: Path, scenes: Sequence[Scene], workers: int | None, progress: bool) -> None:
-    """Render the scenes that have no file yet. UserError when stopped by Ctrl-C, with what is done kept."""
+    """Render the scenes that have no file yet. Ctrl-C keeps what is done and is passed on with how far it came."""
     missing = _without_file(root, scenes)
     chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
     processes = min(workers or _cores(), len(chunks))
@@ -172,8 +172,8 @@ def _render_missing(root: Path, scenes: Sequence[Scene], workers: int | None, pr
                 bar.advance(task, count)
     except KeyboardInterrupt:
         done = len(scenes) - len(_without_file(root, scenes))
-        raise UserError(
-            f'Stopped after {done} of {len(scenes)} clips in {root}; the same command goes on from there.'
+        raise KeyboardInterrupt(
+            f'stopped after {done} of {len(scenes)} clips in {root}; the same command goes on from there.'
         ) from None
 
 
