@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from gmscavp import compat
 from gmscavp.distributed import start_gloo
@@ -49,6 +50,21 @@ class PretrainRunner(Runner):
             if isinstance(step, dict) and step.get('by_epoch', True) and 'end' not in step:
                 step['end'] = self.max_epochs
         return super().build_param_scheduler(scheduler)
+
+    @staticmethod
+    def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
+        """Build a loader; without worker processes there are none to keep."""
+        if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
+            dataloader = {**dataloader, 'persistent_workers': False}
+        return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+
+    def build_train_loop(self, loop: Any) -> BaseLoop:
+        """Build the loop. Raises UserError when there are too few clips for one step."""
+        built = super().build_train_loop(loop)
+        if not len(built.dataloader):
+            clips, batch = len(built.dataloader.dataset), built.dataloader.batch_size
+            raise UserError(f'{clips} training clips do not fill one batch of {batch} per process; lower batch_size.')
+        return built
 
     def train(self) -> nn.Module:
         """Check that the checkpoints will fit on the disk, then train."""

@@ -24,7 +24,6 @@ SMALL = [
     'batch_size=4',
     'num_workers=0',
     'clip.size=32',
-    'train_dataloader.persistent_workers=False',
     'train_dataloader.dataset.clip.size=32',
     'val_dataloader.dataset.clip.size=32',
     'val_dataloader.dataset.clips=8',
@@ -187,6 +186,13 @@ def test_two_ranks_start_only_under_their_launcher(impacts, refused):
     assert 'tools/dist_train.sh' in said
     said = refused('train.py', 'configs/gmscavp_impacts.py', '--launcher', 'slurm', *options(impacts))
     assert 'tools/slurm_train.sh' in said
+
+
+def test_too_few_clips_for_a_batch_is_said(impacts, tmp_path, refused):
+    said = refused(
+        'train.py', 'configs/gmscavp_impacts.py', '--work-dir', tmp_path, *options(impacts, ['batch_size=13'])
+    )
+    assert '12 training clips do not fill one batch of 13' in said
 
 
 def test_too_many_bad_clips_stop_the_run(impacts, tmp_path):

@@ -20,7 +20,7 @@ def test_shapes(kind, places, cells, steps):
 
 
 def test_token_l_depends_only_on_its_part_of_the_clip():
-    pyramid = PoolingPyramid([24], dim=10, lengths=LENGTHS, places='image')
+    pyramid = PoolingPyramid([24], dim=10, lengths=LENGTHS, places='image', detail=False)
     features = torch.randn(1, 32, 16, 24, requires_grad=True)
     for tokens, length in zip(pyramid([features]), LENGTHS, strict=True):
         for step in range(length):
@@ -30,8 +30,23 @@ def test_token_l_depends_only_on_its_part_of_the_clip():
             assert touched.tolist() == list(range(step * width, (step + 1) * width))
 
 
+@pytest.mark.parametrize('kind', [ConvPyramid, PoolingPyramid])
+def test_fine_tokens_hold_only_what_changes(kind):
+    pyramid = kind([24], dim=10, lengths=LENGTHS, places='image')
+    still = torch.randn(1, 1, 16, 24).expand(1, 32, 16, 24)
+    *fine, coarsest = pyramid([still])
+    if kind is PoolingPyramid:  # convolutions see the clip's ends
+        for tokens in fine:
+            torch.testing.assert_close(tokens, tokens[:, :1].expand_as(tokens))
+        moving = still + torch.sin(torch.arange(32.0))[None, :, None, None]
+        plus_constant = moving + 3 * torch.randn(1, 1, 16, 24)
+        for one, other in zip(pyramid([moving])[:-1], pyramid([plus_constant])[:-1], strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(coarsest, pyramid([still + torch.randn(1, 1, 16, 24)])[-1])
+
+
 def test_convolutions_reach_no_further_than_their_kernels():
-    pyramid = ConvPyramid([24], dim=10, lengths=[32], places='image', grids=[1], kernels=[1, 3, 5])
+    pyramid = ConvPyramid([24], dim=10, lengths=[32], places='image', grids=[1], kernels=[1, 3, 5], detail=False)
     features = torch.randn(1, 32, 16, 24, requires_grad=True)
     grad = torch.autograd.grad(pyramid([features])[0][0, 10].sum(), features)[0]
     touched = grad[0].abs().sum(dim=(1, 2)).nonzero().flatten()

@@ -4,46 +4,35 @@ A manifest (csv or parquet) in the folder, or beside it under the folder's name,
 `split` decides what trains ('train') and what is evaluated ('test'). Without one, a tenth of the files is evaluated.
 """
 
-from mmengine.dataset import DefaultSampler
+from mmengine.config import read_base
 
 from gmscavp.datasets import CentreCrop, CentreWindow, Flip, Gain, RandomWindow, ResizedCrop, VideoFolder
-from gmscavp.evaluation.metrics import RetrievalMetric
+
+with read_base():
+    from .loaders import *
 
 data_root = 'data/videos'
 manifest = None
 batch_size = 32
-num_workers = 2
 
 train_clip = dict(duration_s=2.0, fps=8, size=80, sample_rate=16000, backend='pyav')
 test_clip = dict(duration_s=2.0, fps=8, size=64, sample_rate=16000, backend='pyav')
+dataset = dict(type=VideoFolder, data_root=data_root, manifest=manifest)
 
-train_dataloader = dict(
+train_dataloader.update(
     batch_size=batch_size,
-    num_workers=num_workers,
-    persistent_workers=True,
-    drop_last=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type=DefaultSampler, shuffle=True),
     dataset=dict(
-        type=VideoFolder,
-        data_root=data_root,
-        manifest=manifest,
+        **dataset,
         split='train',
         clip=train_clip,
         window=dict(type=RandomWindow),
         transforms=[dict(type=ResizedCrop, size=64), dict(type=Flip), dict(type=Gain)],
     ),
 )
-val_dataloader = dict(
+val_dataloader.update(
     batch_size=batch_size,
-    num_workers=num_workers,
-    drop_last=False,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type=DefaultSampler, shuffle=False),
     dataset=dict(
-        type=VideoFolder,
-        data_root=data_root,
-        manifest=manifest,
+        **dataset,
         split='test',
         clip=test_clip,
         window=dict(type=CentreWindow),
@@ -52,5 +41,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type=RetrievalMetric)
-test_evaluator = val_evaluator

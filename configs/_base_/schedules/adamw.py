@@ -4,7 +4,7 @@ from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
 from torch.optim import AdamW
 
-max_epochs = 12
+max_epochs = 16
 val_interval = 4
 
 train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=max_epochs, val_interval=val_interval)

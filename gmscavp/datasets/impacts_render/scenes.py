@@ -46,7 +46,7 @@ class Difficulty:
     colours: int = len(COLOURS)
     backgrounds: int = len(BACKGROUNDS)
     silent_movers: int = 1
-    off_screen_sounds: int = 1
+    off_screen_sounds: int = 3
     ambient_db: float = -40.0
     camera_shake: float = 0.5
     pixel_noise: float = 2.0

@@ -71,13 +71,19 @@ class SpatialPyramidPooling(nn.Module):
 
 
 class ToScales(nn.Module):
-    """Window pooling to every length, then a linear map of its own. (B, T, C) -> [(B, L_s, D)]."""
+    """Window pooling to every length, then a linear map of its own. (B, T, C) -> [(B, L_s, D)].
 
-    def __init__(self, width: int, dim: int, lengths: list[int]) -> None:
+    detail: tokens of a scale with several windows hold what differs from the clip's mean. What a clip shows throughout
+    then stands in the coarsest scale alone, and the finer ones can only agree on when things happen.
+    """
+
+    def __init__(self, width: int, dim: int, lengths: list[int], detail: bool = False) -> None:
         super().__init__()
-        self.lengths = lengths
+        self.lengths, self.detail = lengths, detail
         self.maps = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim)) for _ in lengths)
 
     def forward(self, x: Tensor) -> Pyramid:
         """(B, T, C) -> [(B, L_s, D)]."""
-        return [project(pool_time(x, length)) for project, length in zip(self.maps, self.lengths, strict=True)]
+        mean = x.mean(dim=1, keepdim=True)
+        pooled = (pool_time(x, length) - (mean if self.detail and length > 1 else 0) for length in self.lengths)
+        return [project(tokens) for project, tokens in zip(self.maps, pooled, strict=True)]

@@ -43,13 +43,14 @@ class ConvPyramid(ScalePyramid):
         grids: list[int] = [1, 2, 4],  # noqa: B006  (never written to)
         kernels: list[int] = [1, 3, 5],  # noqa: B006  (never written to)
         width: int | None = None,
+        detail: bool = True,
         layers: int = 1,
     ) -> None:
         super().__init__()
         self.in_channels, self.dim, self.lengths = list(in_channels), dim, list(lengths)
         self.spatial = SpatialPyramidPooling(in_channels[-1], width or dim, grids, places)
         self.temporal = nn.Sequential(*(_MultiResolution(width or dim, kernels) for _ in range(layers)))
-        self.scales = ToScales(width or dim, dim, self.lengths)
+        self.scales = ToScales(width or dim, dim, self.lengths, detail)
 
     def forward(self, features: Features) -> Pyramid:
         """[(B, T_i, P_i, C_i)] -> [(B, L_s, D)]."""

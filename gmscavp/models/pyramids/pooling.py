@@ -20,11 +20,12 @@ class PoolingPyramid(ScalePyramid):
         places: str,
         grids: list[int] = [1, 2],  # noqa: B006  (never written to)
         width: int | None = None,
+        detail: bool = True,
     ) -> None:
         super().__init__()
         self.in_channels, self.dim, self.lengths = list(in_channels), dim, list(lengths)
         self.spatial = SpatialPyramidPooling(in_channels[-1], width or dim, grids, places)
-        self.scales = ToScales(width or dim, dim, self.lengths)
+        self.scales = ToScales(width or dim, dim, self.lengths, detail)
 
     def forward(self, features: Features) -> Pyramid:
         """[(B, T_i, P_i, C_i)] -> [(B, L_s, D)]."""
