@@ -4,8 +4,8 @@ from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
 from torch.optim import AdamW
 
-max_epochs = 16
-val_interval = 4
+max_epochs = 20
+val_interval = 5
 
 train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=max_epochs, val_interval=val_interval)
 val_cfg = dict(type=ValLoop)
