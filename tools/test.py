@@ -19,7 +19,7 @@ from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import add_config_options, load_config
 from gmscavp.engine.facts import run_facts
 from gmscavp.engine.hooks import BAD_CLIPS_FILE
-from gmscavp.engine.runner import LAUNCHERS, PretrainRunner, build_runner
+from gmscavp.engine.runner import LAUNCHERS, PretrainRunner, build_runner, newest_checkpoint
 from gmscavp.errors import UserError
 from gmscavp.evaluation.report import ReportData, read_curves, write_report
 
@@ -41,7 +41,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Evaluate, print the table, write what was asked for."""
     args = parse_args()
-    checkpoint = newest_checkpoint(args.checkpoint)
+    checkpoint = newest_checkpoint(args.checkpoint) if args.checkpoint.is_dir() else args.checkpoint
+    if checkpoint is None:
+        raise UserError(f'{args.checkpoint} holds no checkpoint yet; train first, or give the path of a .pth file.')
     config = load_config(args.config, args.cfg_options)
     config.work_dir = args.work_dir or str(checkpoint.parent / 'eval')
     config.load_from, config.resume = str(checkpoint), False
@@ -62,16 +64,6 @@ def main() -> None:
     for file in (args.out, args.report):
         if file:
             print(f'written: {file}')
-
-
-def newest_checkpoint(path: Path) -> Path:
-    """The file itself, or for a work directory the one that its `last_checkpoint` names."""
-    if not path.is_dir():
-        return path
-    pointer = path / 'last_checkpoint'
-    if not pointer.is_file():
-        raise UserError(f'{path} holds no checkpoint yet; train first, or give the path of a .pth file.')
-    return path / Path(pointer.read_text().strip()).name
 
 
 def print_table(metrics: dict[str, float]) -> None:

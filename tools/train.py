@@ -10,7 +10,7 @@ from gmscavp.distributed import stop
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import add_config_options, load_config
 from gmscavp.engine.optim import AutocastOptimWrapper
-from gmscavp.engine.runner import LAUNCHERS, build_runner
+from gmscavp.engine.runner import LAUNCHERS, build_runner, newest_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,8 +38,11 @@ def main() -> None:
     config = load_config(args.config, args.cfg_options)
     config.work_dir = args.work_dir or config.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     if args.resume:
-        config.resume = True
-        config.load_from = None if args.resume == 'auto' else args.resume
+        newest = newest_checkpoint(Path(config.work_dir)) if args.resume == 'auto' else args.resume
+        if newest is None:
+            print(f'{config.work_dir} holds no checkpoint to resume: training begins at the beginning')
+        else:
+            config.resume, config.load_from = True, str(newest)
     if args.amp:
         config.optim_wrapper.type = AutocastOptimWrapper
     build_runner(config, args.launcher).train()

@@ -18,18 +18,22 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt as stopped:
-        _end(
-            str(stopped) or 'stopped by Ctrl-C; finished checkpoints are kept, and train.py goes on with --resume.', 130
-        )
+        said = str(stopped) or 'stopped by Ctrl-C; finished checkpoints are kept, and train.py goes on with --resume.'
+        _end(said, 130)
     except UserError as error:
         if with_traceback:
             raise
-        _end(str(error), 2)
+        _end(_sentence(error), 2)
     except OSError as error:
         if with_traceback or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         place = f' for {error.filename}' if error.filename else ''
         _end(f'no disk space is left{place}; free some, or give another disk (--work-dir, --out).', 2)
+
+
+def _sentence(error: UserError) -> str:
+    """The error's own words; a DataLoader's worker passes them on at the end of a whole traceback."""
+    return str(error).rstrip().rpartition(f'{UserError.__module__}.{UserError.__name__}: ')[2]
 
 
 def _end(sentence: str, code: int) -> NoReturn:

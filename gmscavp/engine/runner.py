@@ -97,6 +97,13 @@ def build_runner(config: Config, launcher: str = 'none') -> PretrainRunner:
         raise UserError(f'the config does not fit: {error}') from error
 
 
+def newest_checkpoint(work_dir: Path) -> Path | None:
+    """The checkpoint that a run wrote last, wherever its folder has been moved since; None when there is none."""
+    pointer = work_dir / 'last_checkpoint'
+    # The pointer holds the path at the time of training.
+    return work_dir / Path(pointer.read_text().strip()).name if pointer.is_file() else None
+
+
 def _start_processes(config: Config) -> None:
     if config.launcher == 'none':
         return
