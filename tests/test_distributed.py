@@ -93,9 +93,7 @@ def test_ranks_give_the_loss_and_gradient_of_one_process(case, ranks, tmp_path):
         assert loss == pytest.approx(expected_loss.item(), rel=1e-5)
         assert grads.keys() == expected.keys()
         for name, grad in grads.items():
-            torch.testing.assert_close(
-                grad, expected[name], rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f'{n}: {text}'
-            )
+            assert (grad - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
 
 
 def test_without_processes_everything_stays_as_it_is():

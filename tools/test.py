@@ -42,8 +42,8 @@ def main() -> None:
     """Evaluate, print the table, write what was asked for."""
     args = parse_args()
     checkpoint = newest_checkpoint(args.checkpoint) if args.checkpoint.is_dir() else args.checkpoint
-    if checkpoint is None:
-        raise UserError(f'{args.checkpoint} holds no checkpoint yet; train first, or give the path of a .pth file.')
+    if checkpoint is None or not checkpoint.is_file():
+        raise UserError(f'there is no checkpoint at {args.checkpoint}; train first, or give the path of a .pth file.')
     config = load_config(args.config, args.cfg_options)
     config.work_dir = args.work_dir or str(checkpoint.parent / 'eval')
     config.load_from, config.resume = str(checkpoint), False

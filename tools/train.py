@@ -44,7 +44,8 @@ def main() -> None:
         else:
             config.resume, config.load_from = True, str(newest)
     if args.amp:
-        config.optim_wrapper.type = AutocastOptimWrapper
+        # By name: a class set here could not be dumped with the config.
+        config.optim_wrapper.type = f'{AutocastOptimWrapper.__module__}.{AutocastOptimWrapper.__name__}'
     build_runner(config, args.launcher).train()
     # Left open, the process group aborts a run that has ended well.
     stop()

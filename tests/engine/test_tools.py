@@ -239,8 +239,8 @@ def test_a_few_bad_clips_are_counted_and_reported(impacts, tmp_path):
         (['train.py', 'configs/gmscavp_vggsound.py', '--cfg-options', 'data_root=docs'], 'vggsound.csv does not exist'),
         (['train.py', 'configs/gmscavp_impacts.py', '--cfg-options', 'model.haed=1'], "model has no 'haed'"),
         (['train.py', 'configs/gmscavp_impacts.py', '--cfg-options', 'nonsense'], 'KEY=VALUE'),
-        (['test.py', 'configs/gmscavp_impacts.py', 'none.pth'], 'none.pth does not exist'),
-        (['test.py', 'configs/gmscavp_impacts.py', 'docs'], 'docs holds no checkpoint yet'),
+        (['test.py', 'configs/gmscavp_impacts.py', 'none.pth'], 'there is no checkpoint at none.pth'),
+        (['test.py', 'configs/gmscavp_impacts.py', 'docs'], 'there is no checkpoint at docs'),
         (['print_config.py', 'configs/_base_/nothing.py'], 'does not exist'),
     ],
 )
