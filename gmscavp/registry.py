@@ -53,6 +53,18 @@ METRICS = _child('metric', mmengine_registry.METRICS, 'evaluation.metrics')
 HOOKS = _child('hook', mmengine_registry.HOOKS, 'engine.hooks')
 OPTIM_WRAPPERS = _child('optimiser wrapper', mmengine_registry.OPTIM_WRAPPERS, 'engine.optim')
 
+# MMEngine looks in every one of its registries for a child of the project's scope, and warns where there is none.
+for _parent in (
+    mmengine_registry.DATA_SAMPLERS,
+    mmengine_registry.LOOPS,
+    mmengine_registry.OPTIMIZERS,
+    mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS,
+    mmengine_registry.PARAM_SCHEDULERS,
+    mmengine_registry.VISBACKENDS,
+    mmengine_registry.VISUALIZERS,
+):
+    mmengine_registry.Registry(_parent.name, parent=_parent, scope='gmscavp', locations=['gmscavp'])
+
 BACKBONES = _root('backbone', 'models.backbones')
 PYRAMIDS = _root('pyramid', 'models.pyramids')
 HEADS = _root('head', 'models.heads')

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 import torch
@@ -77,6 +77,9 @@ class ClipDataset(Dataset[Sample]):
     the window starts. transforms: applied to the clip in turn. replace_bad: a clip that cannot be read is replaced by
     another one drawn at random (training), or else comes back as zeros with valid=False (evaluation).
     """
+
+    # MMEngine asks every data set for it.
+    metainfo: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,
