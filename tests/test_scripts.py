@@ -198,7 +198,7 @@ def test_dist_train_hands_everything_on(checkout):
     script = str(checkout.root / 'tools/train.py')
     assert checkout.run('tools/dist_train.sh', 'config.py', '2', '--amp', '--cfg-options', 'a=[1, 2]').returncode == 0
     (call,) = checkout.calls()
-    assert call.startswith('-m torch.distributed.run --standalone ')
+    assert call.startswith(f'{checkout.root}/tools/torchrun.py --standalone ')
     assert call.endswith(f'--nproc_per_node 2 {script} config.py --launcher pytorch --amp --cfg-options a=[1, 2]')
 
 

@@ -55,7 +55,7 @@ launch_processes() {
         cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
         export OMP_NUM_THREADS=$((cores > processes ? cores / processes : 1))
     fi
-    exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$processes" "$script" "$@"
+    exec "$python" "$root/tools/torchrun.py" "${rendezvous[@]}" --nproc_per_node "$processes" "$script" "$@"
 }
 
 port_is_free() {

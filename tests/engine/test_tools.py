@@ -181,6 +181,16 @@ def test_two_processes_train_and_test(impacts, tmp_path):
     assert together == pytest.approx(alone)
 
 
+def test_a_mistake_under_two_processes_ends_without_a_traceback(tmp_path):
+    env = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable}
+    command = ['bash', 'tools/dist_train.sh', 'configs/gmscavp_impacts.py', '2', '--work-dir', str(tmp_path)]
+    command += ['--cfg-options', 'data_root=nowhere']
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 2
+    assert 'gmscavp: nowhere holds no Impacts' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
 def test_two_ranks_start_only_under_their_launcher(impacts, refused):
     said = refused('train.py', 'configs/gmscavp_impacts.py', '--launcher', 'pytorch', *options(impacts))
     assert 'tools/dist_train.sh' in said
