@@ -48,7 +48,7 @@ MMENGINE_HOOK = re.compile(r'(before|after)_\w+')
 FORBIDDEN_WORDS = ('img', 'imgs', 'inputs', 'data_samples', 'results', 'spec', 'neck', 'ann_file', 'first_stage')
 # Import name -> name of the distribution, where they differ.
 DISTRIBUTIONS = {'cv2': 'opencv-python', 'decord': 'decord2'}
-# torch's summary writer needs the first; the second is there for plug-ins, the core does not use it yet.
+# torch's summary writer needs it.
 NEEDED_UNSEEN = {'tensorboard'}
 # Installed with what is declared: jinja2 and MMEngine are built on them.
 BROUGHT_ALONG = {'markupsafe', 'yaml', 'termcolor'}
