@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 from gmscavp.datasets.impacts_render import render_impacts
 from gmscavp.engine import runner
@@ -62,6 +65,9 @@ def refused(monkeypatch, capsys):
     def run(name, *arguments):
         monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
         monkeypatch.chdir(ROOT)
+        # MMEngine names a run's instances by the second: a run of the same second would log into a stream closed since.
+        for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
+            kind._instance_dict.clear()
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
