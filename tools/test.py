@@ -19,7 +19,7 @@ from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import add_config_options, load_config
 from gmscavp.engine.facts import run_facts
 from gmscavp.engine.hooks import BAD_CLIPS_FILE
-from gmscavp.engine.runner import LAUNCHERS, PretrainRunner, build_runner, newest_checkpoint
+from gmscavp.engine.runner import PretrainRunner, add_launch_options, build_runner, newest_checkpoint
 from gmscavp.errors import UserError
 from gmscavp.evaluation.report import ReportData, read_curves, write_report
 
@@ -32,8 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, metavar='JSON', help='write the figures to this file')
     parser.add_argument('--report', type=Path, metavar='HTML', help='write a page of curves, similarities, confusions')
     parser.add_argument('--work-dir', help='folder for logs (default: eval/ beside the checkpoint)')
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='who started the processes')
-    parser.add_argument('--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    add_launch_options(parser)
     add_config_options(parser)
     return parser.parse_args()
 

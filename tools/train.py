@@ -10,7 +10,7 @@ from gmscavp.distributed import stop
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import add_config_options, load_config
 from gmscavp.engine.optim import AutocastOptimWrapper
-from gmscavp.engine.runner import LAUNCHERS, build_runner, newest_checkpoint
+from gmscavp.engine.runner import add_launch_options, build_runner, newest_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,8 +26,7 @@ def parse_args() -> argparse.Namespace:
         help='go on from a checkpoint of this run; without a path, from the newest in the work directory',
     )
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast, on CPU or GPU')
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='who started the processes')
-    parser.add_argument('--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    add_launch_options(parser)
     add_config_options(parser)
     return parser.parse_args()
 

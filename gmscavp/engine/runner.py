@@ -1,5 +1,6 @@
 """The runner: MMEngine's, with strict loading, schedules that know how long training is, and errors in plain words."""
 
+import argparse
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,6 +21,13 @@ _TORCHRUN_VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTE
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 # Weights, their moving average and two moments of AdamW.
 _COPIES_IN_CHECKPOINT = 4
+
+
+def add_launch_options(parser: argparse.ArgumentParser) -> None:
+    """Give a tool the arguments with which several processes are started."""
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='who started the processes')
+    # Older launchers pass it; the environment says the same.
+    parser.add_argument('--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 class PretrainRunner(Runner):

@@ -4,6 +4,7 @@ What the network predicts (the parameterisation) is a name: 'epsilon', 'x0', 'v'
 """
 
 from abc import ABC, abstractmethod
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,12 @@ from torch import Tensor
 from gmscavp.errors import UserError
 from gmscavp.registry import NOISE_SCHEDULERS
 
+Time = TypeVar('Time', Tensor, float)
 PREDICTIONS = ('epsilon', 'x0', 'v', 'flow')
+
+
+def _unknown(prediction: str) -> UserError:
+    return UserError(f"prediction must be one of {', '.join(PREDICTIONS)}, not '{prediction}'.")
 
 
 def prediction_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:
@@ -29,7 +35,7 @@ def prediction_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, pre
         case 'flow':
             return eps - x0
         case _:
-            raise UserError(f"prediction must be one of {', '.join(PREDICTIONS)}, not '{prediction}'.")
+            raise _unknown(prediction)
 
 
 def predicted_x0(output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:
@@ -44,7 +50,7 @@ def predicted_x0(output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, predic
         case 'flow':
             return (x - sigma * output) / (alpha + sigma)
         case _:
-            raise UserError(f"prediction must be one of {', '.join(PREDICTIONS)}, not '{prediction}'.")
+            raise _unknown(prediction)
 
 
 class NoiseScheduler(ABC):
@@ -52,7 +58,7 @@ class NoiseScheduler(ABC):
 
     def __init__(self, prediction: str) -> None:
         if prediction not in PREDICTIONS:
-            raise UserError(f"prediction must be one of {', '.join(PREDICTIONS)}, not '{prediction}'.")
+            raise _unknown(prediction)
         self.prediction = prediction
 
     @abstractmethod
@@ -154,15 +160,12 @@ class RectifiedFlow(NoiseScheduler):
     def grid(self, steps: int) -> Tensor:
         """From 1 to one thousandth, shifted, then 0: (steps + 1,)."""
         shortest = 1 / 1000
-        t = self._shifted(torch.linspace(1, self._shifted_value(shortest), steps, dtype=torch.float64))
+        t = self._shifted(torch.linspace(1, self._shifted(shortest), steps, dtype=torch.float64))
         return torch.cat([t, t.new_zeros(1)]).float()
 
     def unit_time(self, t: Tensor) -> Tensor:
         """t itself."""
         return t
 
-    def _shifted(self, t: Tensor) -> Tensor:
-        return self.shift * t / (1 + (self.shift - 1) * t)
-
-    def _shifted_value(self, t: float) -> float:
+    def _shifted(self, t: Time) -> Time:
         return self.shift * t / (1 + (self.shift - 1) * t)
