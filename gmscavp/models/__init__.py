@@ -1,6 +1,6 @@
 """Models and their interchangeable parts."""
 
-from gmscavp.models.backbones import TinyAudioNet, TinyVideoNet
+from gmscavp.models.backbones import Backbone, TinyAudioNet, TinyVideoNet
 from gmscavp.models.denoisers import Denoiser, TokenTransformer
 from gmscavp.models.diffusion import MultiScaleDiffusion
 from gmscavp.models.gmscavp import GMSCAVP
@@ -11,6 +11,7 @@ from gmscavp.models.pyramids import ConvPyramid, PoolingPyramid, ScalePyramid, S
 
 __all__ = [
     'GMSCAVP',
+    'Backbone',
     'ClipPreprocessor',
     'ContrastiveHead',
     'ConvPyramid',

@@ -1,7 +1,6 @@
-"""Contrastive heads: two pyramids -> losses; one pyramid -> the embedding that retrieval compares."""
+"""Multi-scale InfoNCE: the contrast of GMS-CAVP, and with one scale that of CAVP."""
 
 import math
-from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -9,31 +8,9 @@ from torch.nn import functional as F
 
 from gmscavp.distributed import gather_batch
 from gmscavp.errors import UserError
+from gmscavp.models.heads.base import ContrastiveHead, clip_similarity, unit_tokens
 from gmscavp.registry import HEADS
 from gmscavp.structures import Losses, Pyramid
-
-
-class ContrastiveHead(nn.Module, ABC):
-    """Aligns the pyramids of the two modalities.
-
-    lengths: tokens a scale of the pyramids, filled in by the model.
-    """
-
-    @abstractmethod
-    def forward(self, video: Pyramid, audio: Pyramid) -> Losses:
-        """[(B, L_s, D)] of both modalities -> {'loss_<term>': ()}, weighted; other keys are only logged."""
-
-    @abstractmethod
-    def embed(self, pyramid: Pyramid) -> Tensor:
-        """[(B, L_s, D)] -> (B, E) such that an inner product of embeddings is the clips' similarity."""
-
-
-def clip_similarity(video: Tensor, audio: Tensor) -> Tensor:
-    """S_ij = (1/L) sum_l <v_il, a_jl>: how alike clips are, step by step.
-
-    (B, L, D), (B', L, D) unit vectors -> (B, B') in [-1, 1].
-    """
-    return video.flatten(1) @ audio.flatten(1).T / video.shape[1]
 
 
 def semantic_nce(
@@ -119,8 +96,3 @@ class MultiScaleInfoNCE(ContrastiveHead):
             for weight, length, tokens in zip(self.scale_weights, self.lengths, unit_tokens(pyramid), strict=True)
         ]
         return torch.cat(scaled, dim=1)
-
-
-def unit_tokens(pyramid: Pyramid) -> Pyramid:
-    """Every token at unit length, in float32."""
-    return [F.normalize(tokens.float(), dim=-1) for tokens in pyramid]

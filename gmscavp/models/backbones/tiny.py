@@ -1,8 +1,4 @@
-"""Backbones: a video or a mel -> features [(B, T_i, P_i, C_i)], one entry per stage, fine to coarse.
-
-Every backbone says the channels of its stages in `out_channels`. Places P are the image's cells row by row, or the
-spectrogram's bands from low to high.
-"""
+"""Small convolutional nets for CPU: a 3D one over frames, a 2D one over the log-mel."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,6 +6,7 @@ from itertools import pairwise
 from einops import rearrange
 from torch import Tensor, nn
 
+from gmscavp.models.backbones.base import Backbone
 from gmscavp.registry import BACKBONES
 from gmscavp.structures import Features
 
@@ -40,7 +37,7 @@ class _Stage3d(nn.Module):
 
 
 @BACKBONES.register_module()
-class TinyVideoNet(nn.Module):
+class TinyVideoNet(Backbone):
     """A small 3D convolutional net for CPU; time keeps its length.
 
     (B, 3, T, H, W) in [-1, 1] -> one (B, T, h * w, C) per stage; stage i halves the picture after a stem that divides it
@@ -56,6 +53,10 @@ class TinyVideoNet(nn.Module):
         channels = [width * 2**i for i in range(stages + 1)]
         self.stages = nn.ModuleList(_Stage3d(a, b) for a, b in pairwise(channels))
         self.out_channels = channels[1:]
+
+    def by_depth(self) -> list[nn.Module]:
+        """The stem, then the stages."""
+        return [self.stem, *self.stages]
 
     def forward(self, video: Tensor) -> Features:
         """(B, 3, T, H, W) -> [(B, T, P_i, C_i)]."""
@@ -88,7 +89,7 @@ class _Stage2d(nn.Module):
 
 
 @BACKBONES.register_module()
-class TinyAudioNet(nn.Module):
+class TinyAudioNet(Backbone):
     """A small 2D convolutional net over the log-mel for CPU.
 
     (B, 1, F, M) -> one (B, F_i, M_i, C_i) per stage. strides: (time, frequency) divisors of each stage, after a stem that
@@ -103,6 +104,10 @@ class TinyAudioNet(nn.Module):
             _Stage2d(a, b, (stride[0], stride[1])) for (a, b), stride in zip(pairwise(channels), strides, strict=True)
         )
         self.out_channels = channels[1:]
+
+    def by_depth(self) -> list[nn.Module]:
+        """The stem, then the stages."""
+        return [self.stem, *self.stages]
 
     def forward(self, mel: Tensor) -> Features:
         """(B, 1, F, M) -> [(B, F_i, M_i, C_i)]."""
