@@ -2,15 +2,18 @@
 
 - `torchaudio`: import it from here. Its release does not pin torch, and beside a CPU build of torch the plain import
   fails with OSError because its compiled extension looks for CUDA libraries. Nothing here needs that extension.
-- `load_checkpoint_file`: reads checkpoints without executing what they contain.
+- `load_checkpoint_file`: reads checkpoints without executing what they contain; `load_weights` puts them into a part.
 """
 
+import argparse
 import codecs
+import errno
 import importlib
+import json
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +22,8 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from gmscavp.errors import UserError
 
@@ -61,37 +66,111 @@ def _history_statistic(owner: type, name: str) -> Callable[..., float]:
     return getattr(HistoryBuffer, name)
 
 
-# What MMEngine writes into a checkpoint beside tensors: the message hub's histories, which are NumPy arrays.
+_RECONSTRUCT, _SCALAR = np.array([0.0]).__reduce__()[0], np.float64(0).__reduce__()[0]
+# What stands beside tensors: in a run's own checkpoint MMEngine's histories, which are NumPy arrays; in released files
+# also the arguments of the training program, and arrays under the module's name of before NumPy 2.
 _CHECKPOINT_TYPES = [
     HistoryBuffer,
     (_history_statistic, 'builtins.getattr'),
+    argparse.Namespace,
     np.ndarray,
     np.dtype,
-    np.array([0.0]).__reduce__()[0],
-    np.float64(0).__reduce__()[0],
+    _RECONSTRUCT,
+    _SCALAR,
+    (_RECONSTRUCT, 'numpy.core.multiarray._reconstruct'),
+    (_SCALAR, 'numpy.core.multiarray.scalar'),
     codecs.encode,
     *(type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'bool')),
 ]
+SAFETENSORS = '.safetensors'
+ABSENT = 'absent'
+"""Entry of a converted file's metadata: the keys, as JSON, that it lacks because its user said so."""
 
 
 def load_checkpoint_file(file: str | Path, map_location: str | torch.device | None = 'cpu') -> dict[str, Any]:
     """Read a checkpoint, tensors and plain values only: no code in it is run.
 
-    Raises UserError when the file is missing, damaged, or holds anything else.
+    A .safetensors file gives {'state_dict': tensors by name, 'meta': its metadata}. Raises UserError when the file is
+    missing, damaged, or holds anything else.
     """
     path = Path(file).expanduser()
     if not path.is_file():
-        raise UserError(f'checkpoint {path} does not exist; give the path of a .pth file that training wrote.')
+        raise UserError(f'checkpoint {path} does not exist; give the path of a .pth or {SAFETENSORS} file.')
+    if path.suffix == SAFETENSORS:
+        return _load_safetensors(path, map_location)
     try:
         with torch.serialization.safe_globals(_CHECKPOINT_TYPES):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f'checkpoint {path} is refused: it holds more than tensors and plain values.') from error
+        raise UserError(
+            f'checkpoint {path} is refused: it holds more than tensors and plain values; take a file of weights alone.'
+        ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f'checkpoint {path} is damaged or no checkpoint; take another one of the run.') from error
+    except OSError as error:
+        # A file that ends too early makes torch look before its beginning.
+        if error.errno != errno.EINVAL:
+            raise
+        raise UserError(f'checkpoint {path} is damaged: it ends too early; take another copy of it.') from error
     if not isinstance(checkpoint, dict):
         raise UserError(f'checkpoint {path} holds a {type(checkpoint).__name__}, not a dictionary of weights.')
     return checkpoint
+
+
+def _load_safetensors(path: Path, map_location: str | torch.device | None) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework='pt', device=str(map_location or 'cpu')) as opened:
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
+            return {'state_dict': weights, 'meta': dict(opened.metadata() or {})}
+    except SafetensorError as error:
+        raise UserError(f'checkpoint {path} is damaged or no safetensors file; take another copy of it.') from error
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The model's weights in what `load_checkpoint_file` gave, without the prefix that distributed training adds."""
+    weights = checkpoint.get('state_dict', checkpoint)
+    return {name.removeprefix('module.'): value for name, value in weights.items() if torch.is_tensor(value)}
+
+
+def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """What keeps the given weights from fitting in the place of a module's own; '' when they do."""
+    shapes = [
+        f'{name} {tuple(given[name].shape)} for {tuple(own[name].shape)}'
+        for name in sorted(set(own) & set(given))
+        if own[name].shape != given[name].shape
+    ]
+    parts = [
+        ('missing', sorted(set(own) - set(given))),
+        ('unknown', sorted(set(given) - set(own))),
+        ('of another shape', shapes),
+    ]
+    return '; '.join(f'{len(names)} {word} (for example {names[0]})' for word, names in parts if names)
+
+
+def load_weights(module: nn.Module, file: str | Path, prefix: str = '') -> list[str]:
+    """Start a part of a model from a file: every weight of `module` from the file's '<prefix>.<name>'.
+
+    All or nothing, but for what the file says it lacks because its user left it out when it was converted: those names are
+    returned and keep the values they have. Raises UserError for a file without such weights, or of another network.
+    """
+    checkpoint = load_checkpoint_file(file)
+    weights = weights_of(checkpoint)
+    start = f'{prefix}.' if prefix else ''
+    given = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
+    if not given:
+        parts = ', '.join(sorted({name.partition('.')[0] for name in weights})) or 'nothing'
+        raise UserError(f'{file} holds no weights of {prefix}; it holds those of {parts}.')
+    own = module.state_dict()
+    declared = json.loads(checkpoint.get('meta', {}).get(ABSENT, '[]'))
+    absent = sorted({name.removeprefix(start) for name in declared if name.startswith(start)} & set(own) - set(given))
+    said = differences({name: value for name, value in own.items() if name not in absent}, given)
+    if said:
+        raise UserError(
+            f'{file} does not fit the {type(module).__name__} that is set up: of {len(own)} weights {said}. '
+            'Set the part up as the weights were trained, or leave out what differs when you convert them.'
+        )
+    module.load_state_dict(given, strict=False)
+    return absent
 
 
 CheckpointLoader.register_scheme(prefixes='', loader=load_checkpoint_file, force=True)

@@ -51,14 +51,16 @@ DATASETS = _child('dataset', mmengine_registry.DATASETS, 'datasets')
 TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, 'datasets.transforms')
 METRICS = _child('metric', mmengine_registry.METRICS, 'evaluation.metrics')
 HOOKS = _child('hook', mmengine_registry.HOOKS, 'engine.hooks')
+DATA_SAMPLERS = _child('data sampler', mmengine_registry.DATA_SAMPLERS, 'datasets.shards')
 OPTIM_WRAPPERS = _child('optimiser wrapper', mmengine_registry.OPTIM_WRAPPERS, 'engine.optim')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    'optimiser wrapper constructor', mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'engine.optim'
+)
 
 # MMEngine looks in every one of its registries for a child of the project's scope, and warns where there is none.
 for _parent in (
-    mmengine_registry.DATA_SAMPLERS,
     mmengine_registry.LOOPS,
     mmengine_registry.OPTIMIZERS,
-    mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS,
     mmengine_registry.PARAM_SCHEDULERS,
     mmengine_registry.VISBACKENDS,
     mmengine_registry.VISUALIZERS,
@@ -70,5 +72,5 @@ PYRAMIDS = _root('pyramid', 'models.pyramids')
 HEADS = _root('head', 'models.heads')
 DENOISERS = _root('denoiser', 'models.denoisers')
 NOISE_SCHEDULERS = _root('noise scheduler', 'models.noise_schedulers')
-SAMPLERS = _root('sampler')
+SAMPLERS = _root('sampler', 'models.samplers')
 CODECS = _root('codec')

@@ -4,10 +4,12 @@ from mmengine.hooks import CheckpointHook, DistSamplerSeedHook, EMAHook, IterTim
 from mmengine.model import ExponentialMovingAverage
 from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 
-from gmscavp.engine.hooks import BadClipHook, PictureHook
+from gmscavp.engine.hooks import BadClipHook, LendModelHook, PictureHook
 
 default_scope = 'gmscavp'
 randomness = dict(seed=0)
+# Parts of the model that start from files of weights, for example dict(video_backbone='slowonly.safetensors').
+init = dict()
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))
 log_processor = dict(window_size=20, by_epoch=True)
 
@@ -26,6 +28,7 @@ custom_hooks = [
     dict(type=EMAHook, ema_type=ExponentialMovingAverage, momentum=0.02),
     dict(type=BadClipHook, max_share=0.2),
     dict(type=PictureHook),
+    dict(type=LendModelHook),
 ]
 
 visualizer = dict(type=Visualizer, vis_backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)])

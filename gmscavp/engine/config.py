@@ -79,6 +79,7 @@ def check_config(config: Config) -> None:
             if near:
                 raise UserError(f"the config's '{name}' is read by nothing.{near}")
     for place, settings in _dictionaries(config._cfg_dict, ''):
+        _check_decay(place, settings)
         known = _known_keys(place, settings)
         if known is None:
             continue
@@ -89,6 +90,15 @@ def check_config(config: Config) -> None:
                 raise UserError(
                     f"{place}.{key}: {owner} has no setting '{key}'.{near_names(key, known)} It takes {takes}."
                 )
+
+
+def _check_decay(place: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a decay by depth that MMEngine's own constructor of optimisers would pass over in silence."""
+    if 'layer_decay' in (settings.get('paramwise_cfg') or {}) and 'constructor' not in settings:
+        raise UserError(
+            f"{place}.paramwise_cfg.layer_decay needs {place}.constructor='LayerDecayConstructor'; without it nothing "
+            'reads it.'
+        )
 
 
 def _known_keys(place: str, settings: Mapping[str, Any]) -> set[str] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.runner import BaseLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gmscavp import compat
@@ -40,10 +40,23 @@ class PretrainRunner(Runner):
         strict: bool = True,
         revise_keys: list = [(r'^module.', '')],  # noqa: B006  (MMEngine's signature)
     ) -> dict:
-        """Load weights, all of them or none: a checkpoint of another model is refused with the keys that differ."""
+        """Load weights, all of them or none: a checkpoint of another model is refused with the keys that differ.
+
+        strict and revise_keys are MMEngine's: loading is always strict, and 'module.' is always taken off.
+        """
         checkpoint = compat.load_checkpoint_file(filename, map_location)
-        _refuse_other_model(filename, checkpoint.get('state_dict', checkpoint), self.bare_model)
-        return super().load_checkpoint(filename, map_location, strict, revise_keys)
+        if self._resume and 'message_hub' not in checkpoint:
+            raise UserError(f'{filename} holds weights alone and no run to resume; start from it with load_from.')
+        # MMEngine compares it with ours by running it, and a checkpoint is not to run anything.
+        checkpoint.get('meta', {}).pop('config', None)
+        # Files of bare weights have no such entry, which MMEngine's hooks look for.
+        checkpoint['state_dict'] = with_computed(compat.weights_of(checkpoint), self.bare_model)
+        refuse_other_model(filename, checkpoint['state_dict'], self.bare_model)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        self.bare_model.load_state_dict(checkpoint['state_dict'])
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
 
     @property
     def bare_model(self) -> nn.Module:
@@ -75,9 +88,22 @@ class PretrainRunner(Runner):
         return built
 
     def train(self) -> nn.Module:
-        """Check that the checkpoints will fit on the disk, then train."""
+        """Check that the checkpoints will fit on the disk, start the parts that `init` names from files, then train."""
         self._check_disk()
+        # A run that is resumed has all its weights in its checkpoint.
+        if not self._resume:
+            self._start_parts(self.cfg.get('init', {}))
         return super().train()
+
+    def _start_parts(self, files: Mapping[str, str]) -> None:
+        for part, file in files.items():
+            module = dict(self.bare_model.named_children()).get(part)
+            if module is None:
+                parts = ', '.join(name for name, _ in self.bare_model.named_children())
+                raise UserError(f"init names '{part}', which the model has not; its parts are {parts}.")
+            absent = compat.load_weights(module, file, part)
+            kept = f', which leaves {len(absent)} weights at random (for example {absent[0]})' if absent else ''
+            self.logger.info(f'{part} starts from {file}{kept}')
 
     def _check_disk(self) -> None:
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
@@ -130,15 +156,17 @@ def _start_processes(config: Config) -> None:
         raise UserError('--launcher slurm needs the variables of srun; start it with bash tools/slurm_train.sh.')
 
 
-def _refuse_other_model(filename: str, weights: Mapping[str, Any], model: nn.Module) -> None:
+def with_computed(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights and, where a file of weights alone lacks them, the filters of the mel, which follow from the config."""
     own = model.state_dict()
-    given = {name.removeprefix('module.'): value for name, value in weights.items() if torch.is_tensor(value)}
-    missing = sorted(set(own) - set(given))
-    unknown = sorted(set(given) - set(own))
-    shapes = sorted(name for name in set(own) & set(given) if own[name].shape != given[name].shape)
-    if missing or unknown or shapes:
-        parts = [('missing', missing), ('unknown', unknown), ('of another shape', shapes)]
-        said = '; '.join(f'{len(names)} {word} (for example {names[0]})' for word, names in parts if names)
+    return {name: own[name] for name in own if name.startswith('data_preprocessor.')} | dict(weights)
+
+
+def refuse_other_model(filename: str, weights: Mapping[str, Any], model: nn.Module) -> None:
+    """Raise UserError where weights and model differ in names or shapes, naming some of them."""
+    own = model.state_dict()
+    said = compat.differences(own, compat.weights_of(weights))
+    if said:
         raise UserError(
             f'checkpoint {Path(filename)} is of another model than the config: of {len(own)} weights {said}. '
             'Give the config that the checkpoint was trained with.'

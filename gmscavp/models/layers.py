@@ -1,4 +1,4 @@
-"""Layers that several plug-ins share: attention and embeddings."""
+"""Layers that several plug-ins share: attention, transformer blocks and embeddings."""
 
 import math
 
@@ -6,6 +6,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from gmscavp.errors import UserError
 
 try:
     from xformers.ops import memory_efficient_attention
@@ -44,6 +46,48 @@ class Attention(nn.Module):
         query = rearrange(self.query(tokens), 'b n (h k) -> b n h k', h=self.heads)
         key, value = rearrange(self.key_value(source), 'b m (two h k) -> two b m h k', two=2, h=self.heads)
         return self.out(rearrange(attend(query, key, value, mask), 'b n h k -> b n (h k)'))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training a clip loses the whole branch with probability `drop`, the others get it / (1 - drop).
+
+    (B, ...) -> (B, ...). The expectation is the branch itself. Huang et al. 2016.
+    """
+
+    def __init__(self, drop: float) -> None:
+        super().__init__()
+        if not 0 <= drop < 1:
+            raise UserError(f'drop_path must be from 0 to below 1, not {drop}.')
+        self.drop = drop
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...)."""
+        if not self.training or self.drop == 0:
+            return branch
+        kept = torch.rand(len(branch), device=branch.device) >= self.drop
+        return branch * (kept / (1 - self.drop)).to(branch.dtype).view(-1, *[1] * (branch.dim() - 1))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, then an MLP of four times the width, each behind its LayerNorm and beside a residual.
+
+    (B, ..., N, dim) -> the same; the N tokens attend to each other, apart for every entry of the axes before them.
+    drop_path: see DropPath; it drops for a clip as a whole. Dosovitskiy et al. 2021, section 3.1.
+    """
+
+    def __init__(self, dim: int, heads: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.attention = Attention(dim, heads)
+        self.mlp_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ..., N, dim) -> (B, ..., N, dim)."""
+        attended = self.attention(self.attention_norm(x).flatten(0, -3)).view(x.shape)
+        x = x + self.drop_path(attended)
+        return x + self.drop_path(self.mlp(self.mlp_norm(x)))
 
 
 def sinusoid(position: Tensor, dim: int, longest: float = 1.0, shortest: float = 1e-3) -> Tensor:

@@ -93,7 +93,7 @@ class TinyAudioNet(Backbone):
     """A small 2D convolutional net over the log-mel for CPU.
 
     (B, 1, F, M) -> one (B, F_i, M_i, C_i) per stage. strides: (time, frequency) divisors of each stage, after a stem that
-    divides both by 2. width: channels of the stem, doubled by every stage. 0.21 M parameters at width 16 and three stages.
+    divides both by 2. width: channels of the stem, doubled by every stage. 0.49 M parameters at width 16 and three stages.
     """
 
     def __init__(self, width: int = 16, strides: Sequence[tuple[int, int]] = ((2, 2), (1, 2), (1, 2))) -> None:
