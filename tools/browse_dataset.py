@@ -65,13 +65,15 @@ def main() -> None:
 def draw(sample: dict[str, Any], preprocessor: torch.nn.Module, training: bool) -> Any:
     """The film strip of a sample; its mel goes through the preprocessor, in training with the mel transforms."""
     batch = preprocessor({'video': sample['video'][None], 'audio': sample['audio'][None]}, training)
-    frames = sample['video'].permute(0, 2, 3, 1)
-    return film_strip(frames.numpy(), batch['mel'][0, 0].numpy())
+    # Several windows of a clip follow each other.
+    frames, mel = sample['video'].flatten(0, -4).permute(0, 2, 3, 1), batch['mel'].flatten(0, 2)
+    return film_strip(frames.numpy(), mel.numpy())
 
 
 def caption(sample: dict[str, Any], dataset: Any, index: int) -> str:
     """'clip_id   from 2.40 s   label, label', the labels where the data set has a manifest that names them."""
-    return '   '.join([sample['clip_id'], f'from {sample["start_s"]:.2f} s', *labels(sample, dataset, index)])
+    starts = ', '.join(f'{start:.2f}' for start in torch.as_tensor(sample['start_s']).flatten().tolist())
+    return '   '.join([sample['clip_id'], f'from {starts} s', *labels(sample, dataset, index)])
 
 
 def labels(sample: dict[str, Any], dataset: Any, index: int) -> Iterator[str]:

@@ -1,30 +1,52 @@
 """Clips: manifests, decoding, transforms, and one thin class per data set."""
 
+from gmscavp.datasets.audioset import AudioSet
 from gmscavp.datasets.base import ClipDataset, ClipFormat
 from gmscavp.datasets.decoding import ClipError, MediaInfo, probe, read_clip
+from gmscavp.datasets.gallery import GallerySubset
 from gmscavp.datasets.impacts import Impacts
 from gmscavp.datasets.manifest import ClipRecord, Manifest
-from gmscavp.datasets.transforms import CentreCrop, CentreWindow, Flip, Gain, RandomWindow, ResizedCrop, SpecMask
+from gmscavp.datasets.panda70m import Panda70M
+from gmscavp.datasets.shards import Shards, ShardShuffle, write_shards
+from gmscavp.datasets.transforms import (
+    CentreCrop,
+    CentreWindow,
+    EvenWindows,
+    Flip,
+    Gain,
+    RandomWindow,
+    ResizedCrop,
+    SegmentWindows,
+    SpecMask,
+)
 from gmscavp.datasets.vggsound import VGGSound
 from gmscavp.datasets.video_folder import VideoFolder
 
 __all__ = [
+    'AudioSet',
     'CentreCrop',
     'CentreWindow',
     'ClipDataset',
     'ClipError',
     'ClipFormat',
     'ClipRecord',
+    'EvenWindows',
     'Flip',
     'Gain',
+    'GallerySubset',
     'Impacts',
     'Manifest',
     'MediaInfo',
+    'Panda70M',
     'RandomWindow',
     'ResizedCrop',
+    'SegmentWindows',
+    'ShardShuffle',
+    'Shards',
     'SpecMask',
     'VGGSound',
     'VideoFolder',
     'probe',
     'read_clip',
+    'write_shards',
 ]

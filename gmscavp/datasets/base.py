@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch.utils.data import Dataset
 
 from gmscavp.datasets.decoding import ClipError, probe, read_clip
 from gmscavp.datasets.decoding.media import TOLERANCE_S
+from gmscavp.datasets.gallery import evaluation_facts, select_all
 from gmscavp.datasets.manifest import ClipRecord, Manifest
 from gmscavp.errors import UserError, near_names
 from gmscavp.registry import TRANSFORMS
@@ -58,14 +61,15 @@ class ClipFormat:
 class Sample(TypedDict):
     """What a data set gives, ready for torch's default collate.
 
-    valid is False for a clip that could not be read and was not replaced; failures holds a line 'cause<tab>file' for
-    every clip that could not be read on the way.
+    With several segments a clip, video, audio and start_s (then a tensor) begin with an axis for them. valid is False
+    for a clip that could not be read and was not replaced; failures holds a line 'cause<tab>file' for every clip that
+    could not be read on the way.
     """
 
     video: Tensor
     audio: Tensor
     clip_id: str
-    start_s: float
+    start_s: float | Tensor
     valid: bool
     failures: str
 
@@ -74,12 +78,14 @@ class ClipDataset(Dataset[Sample]):
     """Clips of a manifest: video (T, 3, H, W) uint8 and audio (S,) float32 of the same window.
 
     manifest: rows whose `file` lies under `root`. clip: the fields of ClipFormat. window: a transform that chooses where
-    the window starts. transforms: applied to the clip in turn. replace_bad: a clip that cannot be read is replaced by
+    the window starts; one that gives a list of N_T starts makes samples of segments, (N_T, T, 3, H, W) and (N_T, S),
+    and a file in which they would be less than a frame apart is too short. transforms: applied to the clip in turn, with
+    the same random choices for all segments of a file. replace_bad: a clip that cannot be read is replaced by
     another one drawn at random (training), or else comes back as zeros with valid=False (evaluation).
     """
 
-    # MMEngine asks every data set for it.
-    metainfo: ClassVar[dict[str, Any]] = {}
+    # How many clips the data set's own list has, where there is one; some of them may not be there.
+    listed: int | None = None
 
     def __init__(
         self,
@@ -96,6 +102,11 @@ class ClipDataset(Dataset[Sample]):
         self.window = TRANSFORMS.build(dict(window))
         self.transforms = [TRANSFORMS.build(dict(transform)) for transform in transforms]
         self.replace_bad = replace_bad
+
+    @cached_property
+    def metainfo(self) -> dict[str, Any]:
+        """What the metrics may ask of a test set; nothing in training, where MMEngine keeps it with the weights."""
+        return {} if self.replace_bad else evaluation_facts(self.manifest, select_all(self.manifest, self.listed))
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -122,7 +133,8 @@ class ClipDataset(Dataset[Sample]):
             for _ in range(_TRIES - 1):
                 yield int(rng.integers(len(self)))
 
-    def _read(self, record: ClipRecord, rng: np.random.Generator) -> Clip:
+    def _read(self, record: ClipRecord, rng: np.random.Generator) -> Clip | list[Clip]:
+        """The clip of a row, or its segments where the window gives several starts."""
         file = str(self.root / record.file)
         wanted = self.clip.duration_s
         if record.end_s is None:
@@ -131,32 +143,62 @@ class ClipDataset(Dataset[Sample]):
             start_s, end_s = record.start_s or 0.0, record.end_s
         if end_s - start_s < wanted - TOLERANCE_S:
             raise ClipError(file, 'too short', f'{end_s - start_s:.2f} s, wanted {wanted:g} s')
-        start_s = self.window(start_s, max(start_s, end_s - wanted), rng)
+        starts_s = self.window(start_s, max(start_s, end_s - wanted), rng)
+        if not isinstance(starts_s, list):
+            return self._transformed(self._window_of(file, starts_s), rng)
+        if any(later - start < 1 / self.clip.fps - 1e-6 for start, later in pairwise(starts_s)):
+            raise ClipError(file, 'too short', f'{end_s - start_s:.2f} s for {len(starts_s)} windows of {wanted:g} s')
+        return self._same_choices([self._window_of(file, start) for start in starts_s], rng)
+
+    def _window_of(self, file: str, start_s: float) -> Clip:
         form = self.clip
-        clip = read_clip(file, start_s, wanted, form.fps, form.size, form.sample_rate, form.backend)
+        return read_clip(file, start_s, form.duration_s, form.fps, form.size, form.sample_rate, form.backend)
+
+    def _transformed(self, clip: Clip, rng: np.random.Generator) -> Clip:
         for transform in self.transforms:
             clip = transform(clip, rng)
         return clip
 
-    def _sample(self, record: ClipRecord, clip: Clip | None, failures: list[str]) -> Sample:
+    def _same_choices(self, segments: list[Clip], rng: np.random.Generator) -> list[Clip]:
+        """Transform segments of one file alike: a crop or a flip that differed would tell them apart."""
+        state = rng.bit_generator.state
+        transformed = []
+        for clip in segments:
+            rng.bit_generator.state = state
+            transformed.append(self._transformed(clip, rng))
+        return transformed
+
+    def _sample(self, record: ClipRecord, clip: Clip | list[Clip] | None, failures: list[str]) -> Sample:
         valid = clip is not None
+        video, audio, start_s = _tensors(self._blank() if clip is None else clip)
         return Sample(
-            video=clip.video if clip else self._blank_video(),
-            audio=clip.audio if clip else torch.zeros(self.clip.samples),
+            video=video,
+            audio=audio,
             clip_id=record.clip_id,
-            start_s=clip.start_s if clip else 0.0,
+            start_s=start_s,
             valid=valid,
             failures='\n'.join(failures),
         )
 
-    def _blank_video(self) -> Tensor:
-        """Zeros of the shape that the transforms give, so that they stack with the other clips of a batch."""
+    def _blank(self) -> Clip | list[Clip]:
+        """Zeros of the shape that window and transforms give, so that they stack with the other clips of a batch."""
+        rng = np.random.default_rng(0)
         size = self.clip.size
         height, width = (size, size) if isinstance(size, int) else size
-        blank = Clip(torch.zeros(self.clip.frames, 3, height, width, dtype=torch.uint8), torch.zeros(self.clip.samples))
-        for transform in self.transforms:
-            blank = transform(blank, np.random.default_rng(0))
-        return blank.video
+        starts_s = self.window(0.0, 0.0, rng)
+        blanks = []
+        for _ in starts_s if isinstance(starts_s, list) else [0.0]:
+            video = torch.zeros(self.clip.frames, 3, height, width, dtype=torch.uint8)
+            blanks.append(self._transformed(Clip(video, torch.zeros(self.clip.samples)), rng))
+        return blanks if isinstance(starts_s, list) else blanks[0]
+
+
+def _tensors(clip: Clip | list[Clip]) -> tuple[Tensor, Tensor, float | Tensor]:
+    """Video, audio and start of a clip; of segments, with an axis for them in front."""
+    if isinstance(clip, Clip):
+        return clip.video, clip.audio, clip.start_s
+    starts_s = torch.tensor([segment.start_s for segment in clip], dtype=torch.float64)
+    return torch.stack([segment.video for segment in clip]), torch.stack([segment.audio for segment in clip]), starts_s
 
 
 def list_files(root: Path, endings: Sequence[str]) -> list[str]:

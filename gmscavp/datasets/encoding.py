@@ -1,7 +1,7 @@
 """Write clips as mp4 files: h264 picture and AAC sound that start together and last as long as they were given."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -39,7 +39,23 @@ def write_clip(
     ValueError: an array has another shape or type, H or W is odd, or the audio leaves [-1, 1].
     UserError: this PyAV has no h264 or AAC encoder. OSError: the disk refuses.
     """
-    _check_arrays(frames, audio)
+    write_clip_parts(file, [(frames, audio)], fps, sample_rate, crf=crf, gop=gop, metadata=metadata)
+
+
+def write_clip_parts(
+    file: str | Path,
+    parts: Iterable[tuple[np.ndarray, np.ndarray]],
+    fps: float,
+    sample_rate: int,
+    *,
+    crf: int = 18,
+    gop: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """As write_clip, of parts that follow each other: all frames and all samples are never held at once.
+
+    Every part brings (T, H, W, 3) frames and (S,) samples; frames and samples are counted on from part to part.
+    """
     target = Path(file)
     partial = target.with_name(f'.{target.name}.{os.getpid()}.part')
     try:
@@ -47,8 +63,14 @@ def write_clip(
         with av.open(str(partial), 'w', format='mp4', options={'movflags': 'faststart'}) as container:
             container.metadata.update(metadata or {})
             rate = Fraction(fps).limit_denominator(100_000)
-            video_stream, audio_stream = _add_streams(container, frames.shape[1:3], rate, sample_rate, crf, gop)
-            _encode(container, video_stream, frames, rate, audio_stream, audio, sample_rate)
+            encoder: _Encoder | None = None
+            for frames, audio in parts:
+                _check_arrays(frames, audio)
+                encoder = encoder or _Encoder(container, frames.shape[1:3], rate, sample_rate, crf, gop)
+                encoder.add(frames, audio)
+            if encoder is None:
+                raise ValueError('parts: there are none')
+            encoder.finish()
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
@@ -87,27 +109,43 @@ def _add_streams(
     return video, audio
 
 
-def _encode(
-    container: OutputContainer,
-    video_stream: VideoStream,
-    frames: np.ndarray,
-    rate: Fraction,
-    audio_stream: AudioStream,
-    audio: np.ndarray,
-    sample_rate: int,
-) -> None:
-    """Feed both encoders in step, so that the file holds picture and sound of the same moment side by side."""
-    heard = 0
-    for k, picture in enumerate(frames):
-        container.mux(video_stream.encode(_video_frame(picture, k, rate)))
-        until = min(len(audio), int((k + 1) / rate * sample_rate))
-        for frame in _audio_frames(audio, heard, until, sample_rate):
-            container.mux(audio_stream.encode(frame))
-        heard = max(heard, until)
-    for frame in _audio_frames(audio, heard, len(audio), sample_rate):
-        container.mux(audio_stream.encode(frame))
-    container.mux(video_stream.encode(None))
-    container.mux(audio_stream.encode(None))
+class _Encoder:
+    """Feeds both encoders in step, so that the file holds picture and sound of the same moment side by side."""
+
+    def __init__(
+        self,
+        container: OutputContainer,
+        size: tuple[int, int],
+        rate: Fraction,
+        sample_rate: int,
+        crf: int,
+        gop: int | None,
+    ) -> None:
+        self.container, self.rate, self.sample_rate = container, rate, sample_rate
+        self.video, self.audio = _add_streams(container, size, rate, sample_rate, crf, gop)
+        self.frames = self.samples = 0
+
+    def add(self, frames: np.ndarray, audio: np.ndarray) -> None:
+        """(T, H, W, 3) and (S,) that follow what was added before."""
+        before, heard = self.samples, 0
+        for picture in frames:
+            self.container.mux(self.video.encode(_video_frame(picture, self.frames, self.rate)))
+            self.frames += 1
+            until = min(len(audio), int(self.frames / self.rate * self.sample_rate) - before)
+            self._hear(audio, heard, until)
+            heard = max(heard, until)
+        self._hear(audio, heard, len(audio))
+
+    def _hear(self, audio: np.ndarray, start: int, stop: int) -> None:
+        for frame in _audio_frames(audio, start, stop, self.sample_rate):
+            frame.pts = self.samples
+            self.samples += frame.samples
+            self.container.mux(self.audio.encode(frame))
+
+    def finish(self) -> None:
+        """What the encoders still hold."""
+        self.container.mux(self.video.encode(None))
+        self.container.mux(self.audio.encode(None))
 
 
 def _video_frame(picture: np.ndarray, index: int, rate: Fraction) -> av.VideoFrame:
@@ -121,5 +159,5 @@ def _audio_frames(audio: np.ndarray, start: int, stop: int, sample_rate: int) ->
     for first in range(start, stop, sample_rate):
         samples = np.ascontiguousarray(audio[None, first : min(stop, first + sample_rate)])
         frame = av.AudioFrame.from_ndarray(samples, format='fltp', layout='mono')
-        frame.sample_rate, frame.pts, frame.time_base = sample_rate, first, Fraction(1, sample_rate)
+        frame.sample_rate, frame.time_base = sample_rate, Fraction(1, sample_rate)
         yield frame

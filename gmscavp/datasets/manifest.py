@@ -59,7 +59,7 @@ class Manifest:
             raise UserError(f'manifest {path} does not exist.')
         stat = path.stat()
         key = f'{_SCHEMA_VERSION} {path.resolve()} {stat.st_size} {stat.st_mtime_ns}'
-        cached = _cache_file(key)
+        cached = _cache_folder() / _file_name(key)
         if not cached.is_file():
             _write_arrow(_normalise(_read_table(path), str(path)), cached)
         return cls(cached)
@@ -67,14 +67,17 @@ class Manifest:
     @classmethod
     def from_columns(cls, columns: Mapping[str, Sequence[Any]], source: str) -> 'Manifest':
         """Make a manifest of columns in memory; `source` names their origin in errors."""
-        table = _normalise(pa.table({name: list(values) for name, values in columns.items()}), source)
-        digest = hashlib.sha1(usedforsecurity=False)
-        for name in table.column_names:
-            digest.update(repr((name, table[name].to_pylist())).encode())
-        cached = _cache_file(f'{_SCHEMA_VERSION} {digest.hexdigest()}')
-        if not cached.is_file():
-            _write_arrow(table, cached)
-        return cls(cached)
+        return cls.from_table(pa.table({name: list(values) for name, values in columns.items()}), source)
+
+    @classmethod
+    def from_table(cls, table: pa.Table, source: str) -> 'Manifest':
+        """Make a manifest of an Arrow table in memory, its other columns included."""
+        return cls(_write_by_content(_normalise(table, source)))
+
+    @property
+    def arrow_file(self) -> Path:
+        """The memory-mapped file with all rows, also those that were not picked."""
+        return self._file
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -88,6 +91,11 @@ class Manifest:
 
     def __setstate__(self, state: tuple[Path, np.ndarray]) -> None:
         self.__init__(*state)  # type: ignore[misc]
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        return self._table.column_names
 
     def column(self, name: str) -> list[Any]:
         """All values of one column. Raises UserError for a column that the manifest does not have."""
@@ -176,8 +184,7 @@ def _first(mask: pa.Array) -> int:
     return int(pc.index(mask, pa.scalar(True)).as_py()) + 1
 
 
-def _cache_file(key: str) -> Path:
-    name = hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest() + '.arrow'
+def _cache_folder() -> Path:
     base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     folder = base / 'gmscavp' / 'manifests'
     try:
@@ -185,14 +192,45 @@ def _cache_file(key: str) -> Path:
     except OSError:
         # A home that cannot be written (containers, shared clusters) only costs reading the table again next time.
         folder = Path(tempfile.mkdtemp(prefix='gmscavp-manifests-'))
-    return folder / name
+    return folder
+
+
+def _file_name(key: str) -> str:
+    return hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest() + '.arrow'
+
+
+def _write_by_content(table: pa.Table) -> Path:
+    """Write a table under a name made of its content: the same rows are kept once, however often they are made."""
+    part = _write_part(table, _cache_folder())
+    with part.open('rb') as stream:
+        digest = hashlib.file_digest(stream, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
+    file = part.with_name(_file_name(f'{_SCHEMA_VERSION} {digest}'))
+    os.replace(part, file)
+    return file
 
 
 def _write_arrow(table: pa.Table, file: Path) -> None:
+    os.replace(_write_part(table, file.parent), file)
+
+
+def _write_part(table: pa.Table, folder: Path) -> Path:
     # Written beside and renamed: another process may read the same cache at this moment.
     with (
-        tempfile.NamedTemporaryFile(dir=file.parent, suffix='.tmp', delete=False) as part,
+        tempfile.NamedTemporaryFile(dir=folder, suffix='.tmp', delete=False) as part,
         pa.ipc.new_file(part, table.schema) as writer,
     ):
         writer.write_table(table, max_chunksize=max(len(table), 1))
-    os.replace(part.name, file)
+    return Path(part.name)
+
+
+def hash_share(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone, so that a choice made by it never changes."""
+    return int(hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()[:12], 16) / 16**12
+
+
+def splits_of(rows: Manifest, test_share: float) -> list[str]:
+    """The split of every row: as the manifest says, or 'test' for a share of the groups (files without a group)."""
+    if rows.has('split'):
+        return rows.column('split')
+    names = [group or file for group, file in zip(rows.column('group'), rows.column('file'), strict=True)]
+    return ['test' if hash_share(name) < test_share else 'train' for name in names]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gmscavp.errors import UserError
 from gmscavp.registry import TRANSFORMS
 from gmscavp.structures import Clip
 
@@ -27,6 +28,51 @@ class RandomWindow:
     def __call__(self, first_s: float, last_s: float, rng: np.random.Generator) -> float:
         """(earliest start, latest start) in seconds -> start in seconds."""
         return float(rng.uniform(first_s, last_s)) if last_s > first_s else first_s
+
+
+@TRANSFORMS.register_module()
+class SegmentWindows:
+    """Draw several windows of one file, in increasing time and at least a gap apart: the segments of temporal contrast.
+
+    Counted in whole frames of `fps`, with L the latest start and gap g = L // segments, the k-th start is drawn evenly
+    from s_(k-1) + g .. k g, the first from 0 .. g. Luo et al. 2023 (CAVP): of 10 s, three windows of 4 s at 4 frames/s
+    start in [0, 8], [s_1 + 8, 16] and [s_2 + 8, 24]. Where L is less than `segments` frames, starts coincide.
+    """
+
+    def __init__(self, segments: int = 3, fps: float = 4.0) -> None:
+        _demand_segments(segments)
+        self.segments, self.fps = segments, fps
+
+    def __call__(self, first_s: float, last_s: float, rng: np.random.Generator) -> list[float]:
+        """(earliest start, latest start) in seconds -> starts in seconds, one for each segment."""
+        # A hair of room: 5.9999... s are 6 s whose sum was rounded.
+        gap = math.floor((last_s - first_s) * self.fps + 1e-6) // self.segments
+        starts, lowest = [], 0
+        for k in range(1, self.segments + 1):
+            start = int(rng.integers(lowest, k * gap, endpoint=True))
+            starts.append(first_s + start / self.fps)
+            lowest = start + gap
+        return starts
+
+
+@TRANSFORMS.register_module()
+class EvenWindows:
+    """Several windows at even distances from the earliest start to the latest; a single one in the middle."""
+
+    def __init__(self, segments: int) -> None:
+        _demand_segments(segments)
+        self.segments = segments
+
+    def __call__(self, first_s: float, last_s: float, rng: np.random.Generator) -> list[float]:
+        """(earliest start, latest start) in seconds -> starts in seconds, one for each segment."""
+        if self.segments == 1:
+            return [(first_s + last_s) / 2]
+        return np.linspace(first_s, last_s, self.segments).tolist()
+
+
+def _demand_segments(segments: int) -> None:
+    if segments < 1:
+        raise UserError(f'window: segments must be a number from 1 on, not {segments}.')
 
 
 @TRANSFORMS.register_module()

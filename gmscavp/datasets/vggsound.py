@@ -71,6 +71,7 @@ class VGGSound(ClipDataset):
             'split': [split] * len(found),
         }
         super().__init__(Manifest.from_columns(columns, annotations), root, clip, window, transforms, replace_bad)
+        self.listed = len(listed)
 
 
 def read_vggsound_csv(file: Path) -> list[VGGSoundRow]:

@@ -1,12 +1,11 @@
 """Any folder of videos, with a manifest or without."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gmscavp.datasets.base import ClipDataset, list_files, say_found
-from gmscavp.datasets.manifest import Manifest
+from gmscavp.datasets.manifest import Manifest, splits_of
 from gmscavp.errors import UserError
 from gmscavp.registry import DATASETS
 
@@ -58,7 +57,7 @@ class VideoFolder(ClipDataset):
         else:
             names = sorted(files)
             rows = Manifest.from_columns({'file': names, 'clip_id': names}, source=str(root))
-        rows = rows.pick([side == split for side in _splits(rows, test_share)])
+        rows = rows.pick([side == split for side in splits_of(rows, test_share)])
         if not len(rows):
             raise UserError(f"no clip of {table or root} is in the split '{split}'.")
         # A manifest may list other kinds of files, or paths that leave the folder: those are looked up one by one.
@@ -75,16 +74,3 @@ def _manifest_of(root: Path) -> Path | None:
     inside = [root / f'manifest{ending}' for ending in ('.parquet', '.csv')]
     beside = [root.parent / f'{root.name}{ending}' for ending in ('.parquet', '.csv')]
     return next((path for path in (*inside, *beside) if path.is_file()), None)
-
-
-def _splits(rows: Manifest, test_share: float) -> list[str]:
-    """The split of every row: as the manifest says, or by a hash of its group or file."""
-    if rows.has('split'):
-        return rows.column('split')
-    names = [group or file for group, file in zip(rows.column('group'), rows.column('file'), strict=True)]
-    return ['test' if _hash_share(name) < test_share else 'train' for name in names]
-
-
-def _hash_share(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
-    return int(hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()[:12], 16) / 16**12

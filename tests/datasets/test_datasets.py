@@ -88,6 +88,54 @@ def test_rows_may_be_windows_of_one_file(folder):
     assert not torch.equal(data[0]['video'], data[1]['video'])
 
 
+SEGMENTS = dict(clip=CLIP, window=dict(type='EvenWindows', segments=3))
+
+
+def test_segments_are_the_windows_read_one_by_one(folder):
+    root = folder('a.mp4')
+    sample = VideoFolder(str(root), **SEGMENTS, test_share=0.0)[0]
+    assert (sample['video'].shape, sample['audio'].shape) == ((3, 4, 3, 32, 43), (3, 4000))
+    starts = sample['start_s'].tolist()
+    assert starts == pytest.approx([0, 0.25, 0.5], abs=0.05)
+    for n, start in enumerate(starts):
+        (root / 'manifest.csv').write_text(f'file,start_s,end_s\na.mp4,{start},{start + 0.5}\n')
+        one = VideoFolder(str(root), **COMMON, test_share=0.0)[0]
+        assert torch.equal(sample['video'][n], one['video'])
+        assert torch.equal(sample['audio'][n], one['audio'])
+
+
+def test_segments_of_a_file_are_transformed_alike(folder):
+    root = folder('a.mp4')
+    starts = VideoFolder(str(root), **SEGMENTS, test_share=0.0)[0]['video']
+    chance = [dict(type='Flip'), dict(type='Gain')]
+    data = VideoFolder(str(root), **SEGMENTS, transforms=chance, test_share=0.0)
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(12):
+        sample = data[0]
+        flipped = [torch.equal(video, plain.flip(-1)) for video, plain in zip(sample['video'], starts, strict=True)]
+        assert len(set(flipped)) == 1
+        seen.add(flipped[0])
+    assert seen == {True, False}
+
+
+def test_files_too_short_for_different_segments_are_too_short(folder):
+    settings = SEGMENTS | dict(clip=CLIP | dict(duration_s=0.8))
+    data = VideoFolder(str(folder('a.mp4')), **settings, test_share=0.0, replace_bad=False)
+    sample = data[0]
+    assert sample['failures'].startswith('too short\t')
+    assert not sample['valid']
+
+
+def test_a_bad_clip_among_segments_has_their_shape(folder):
+    square = [dict(type=CentreCrop, size=24)]
+    data = VideoFolder(str(bad_folder(folder)), **SEGMENTS, transforms=square, test_share=0.0, replace_bad=False)
+    batch = next(iter(DataLoader(data, batch_size=3, num_workers=0)))
+    assert batch['valid'].tolist() == [True, False, True]
+    assert batch['video'].shape == (3, 3, 4, 3, 24, 24)
+    assert (batch['audio'].shape, batch['start_s'].shape) == ((3, 3, 4000), (3, 3))
+
+
 def bad_folder(folder):
     root = folder('a.mp4', 'c.mp4')
     (root / 'b.mp4').write_text('no film at all')

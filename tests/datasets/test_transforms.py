@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from gmscavp.datasets.transforms import CentreCrop, CentreWindow, Flip, Gain, RandomWindow, ResizedCrop, SpecMask
+from gmscavp.datasets.transforms import (
+    CentreCrop,
+    CentreWindow,
+    EvenWindows,
+    Flip,
+    Gain,
+    RandomWindow,
+    ResizedCrop,
+    SegmentWindows,
+    SpecMask,
+)
+from gmscavp.errors import UserError
 from gmscavp.structures import Clip
 
 
@@ -26,6 +37,44 @@ def test_windows_lie_inside_and_cover_the_file(rng):
     assert max(starts) > 5.9
     assert RandomWindow()(2.0, 2.0, rng) == 2.0
     assert CentreWindow()(2.0, 6.0, rng) == 4.0
+
+
+def test_segments_are_drawn_as_cavp_draws_them(rng):
+    """Of 10 s, three windows of 4 s at 4 frames/s start in [0, 8], [s_1 + 8, 16], [s_2 + 8, 24] frames, evenly."""
+    drawn = np.array([SegmentWindows(3, fps=4)(0.0, 6.0, rng) for _ in range(6000)]) * 4
+    assert (drawn == drawn.round()).all()
+    first, second, third = drawn.T
+    counts = np.bincount(first.astype(int), minlength=9)
+    assert len(counts) == 9
+    assert np.abs(counts / 6000 - 1 / 9).max() < 0.02
+    for s in range(9):
+        chosen = second[first == s]
+        assert (chosen.min(), chosen.max()) == (s + 8, 16)
+        assert np.abs(np.bincount(chosen.astype(int))[s + 8 :] / len(chosen) - 1 / (9 - s)).max() < 0.08
+    for s in range(8, 17):
+        chosen = third[second == s]
+        assert (chosen.min(), chosen.max()) == (s + 8, 24)
+
+
+def test_segments_keep_their_gap_wherever_the_file_begins(rng):
+    for _ in range(200):
+        starts = SegmentWindows(4, fps=8)(2.5, 2.5 + 4.1, rng)
+        assert starts[0] >= 2.5
+        assert starts[-1] <= 6.6
+        # 32 whole frames of latest start, so a gap of 8 of them, one second.
+        assert np.diff(starts).min() >= 1.0
+    # 6 s that rounding made a little less are still 24 frames.
+    assert max(SegmentWindows(3, 4)(0.1, 0.1 + 0.6 * 10, rng)[2] for _ in range(500)) == pytest.approx(6.1)
+
+
+def test_even_windows_reach_from_end_to_end(rng):
+    assert EvenWindows(4)(1.0, 7.0, rng) == [1, 3, 5, 7]
+    assert EvenWindows(1)(1.0, 7.0, rng) == CentreWindow()(1.0, 7.0, rng) * np.ones(1)
+    assert EvenWindows(3)(2.0, 2.0, rng) == [2, 2, 2]
+    assert SegmentWindows(3)(2.0, 2.0, rng) == [2, 2, 2]
+    for kind in (EvenWindows, SegmentWindows):
+        with pytest.raises(UserError, match='segments'):
+            kind(0)
 
 
 def test_centre_crop_is_the_middle_square(rng):
