@@ -10,7 +10,7 @@ from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gmscavp.distributed import gather_batch, gather_objects, start_gloo, stop, world
-from gmscavp.models.heads import MultiScaleInfoNCE
+from gmscavp.models.heads import DenseHead, MultiScaleInfoNCE, SigLIPHead
 from gmscavp.registry import MODELS
 from tests.models.builders import tiny_batch, tiny_model
 
@@ -20,6 +20,8 @@ CLIPS = 8
 class Towers(nn.Module):
     """Two linear encoders and the head: all that the exactness of the gather depends on."""
 
+    segments = 1
+
     def __init__(self) -> None:
         super().__init__()
         self.video, self.audio = nn.Linear(12, 10), nn.Linear(9, 10)
@@ -27,8 +29,36 @@ class Towers(nn.Module):
 
     def forward(self, video, audio):
         v, a = self.video(video), self.audio(audio)
-        losses = self.head([v, v.mean(1, keepdim=True)], [a, a.mean(1, keepdim=True)])
+        losses = self.head([v, v.mean(1, keepdim=True)], [a, a.mean(1, keepdim=True)], self.segments)
         return sum(value for name, value in losses.items() if 'loss' in name)
+
+
+class SegmentTowers(Towers):
+    """Rows two by two are windows of one video: a contrast of their own, and told apart from other videos only."""
+
+    segments = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = MultiScaleInfoNCE([4, 1], segment_weight=0.7, same_video='ignore')
+
+
+class SigLIPTowers(Towers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = SigLIPHead([4, 1], temporal_weight=0.3, per_scale=True)
+
+
+class DenseTowers(Towers):
+    """The video's steps serve as places of one window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = DenseHead([1])
+
+    def forward(self, video, audio):
+        v, a = self.video(video)[:, None], self.audio(audio).mean(1)[:, None, None]
+        return self.head([v], [a])['loss_semantic']
 
 
 class Whole(nn.Module):
@@ -53,7 +83,13 @@ def whole_data():
     return batch['video'], batch['audio']
 
 
-CASES = {'towers': (Towers, towers_data), 'whole model': (Whole, whole_data)}
+CASES = {
+    'towers': (Towers, towers_data),
+    'segments': (SegmentTowers, towers_data),
+    'siglip': (SigLIPTowers, towers_data),
+    'dense': (DenseTowers, towers_data),
+    'whole model': (Whole, whole_data),
+}
 
 
 def loss_and_gradients(model, data):
@@ -81,7 +117,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize(('case', 'ranks'), [('towers', 2), ('towers', 4), ('whole model', 2)])
+@pytest.mark.parametrize(
+    ('case', 'ranks'),
+    [('towers', 2), ('towers', 4), ('segments', 2), ('segments', 4), ('siglip', 2), ('dense', 2), ('whole model', 2)],
+)
 def test_ranks_give_the_loss_and_gradient_of_one_process(case, ranks, tmp_path):
     kind, make_data = CASES[case]
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gmscavp.errors import UserError
-from gmscavp.registry import DENOISERS, MODELS, NOISE_SCHEDULERS
+from gmscavp.registry import DENOISERS, MODELS, NOISE_SCHEDULERS, SAMPLERS
 from gmscavp.structures import Losses, Pyramid
 
 DIRECTIONS = ('v2a', 'a2v')
@@ -39,7 +39,7 @@ class MultiScaleDiffusion(nn.Module):
     other modality's tokens with the gradient stopped on the target (DiffGAP), for without the stop the targets collapse.
     scale_weights: u_s, default 1/S. loss_weight: mu. null_prob: how often a clip gets the null condition. half_batch:
     each direction takes one half of the batch, as DiffGAP does. The condition keeps its gradient: that is how this
-    objective teaches the encoders.
+    objective teaches the encoders. sampler: a config of that kind, for `translate`.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class MultiScaleDiffusion(nn.Module):
         loss_weight: float = 0.5,
         null_prob: float = 0.1,
         half_batch: bool = False,
+        sampler: Mapping[str, Any] = {'type': 'DDIM'},
     ) -> None:
         super().__init__()
         if target not in TARGETS or not directions or not set(directions) <= set(DIRECTIONS):
@@ -73,10 +74,13 @@ class MultiScaleDiffusion(nn.Module):
         self.scale_weights = list(scale_weights or [1 / scales] * scales)
         self.loss_weight, self.null_prob, self.half_batch = loss_weight, null_prob, half_batch
         self.scheduler = NOISE_SCHEDULERS.build(dict(scheduler))
+        self.sampler = SAMPLERS.build(dict(sampler))
         channels = {'v2a': self.bands, 'a2v': [3 * grid * grid for grid in self.grids]}
         self.denoisers = nn.ModuleDict()
+        self.shapes: dict[str, list[tuple[int, int]]] = {}
         for direction in self.directions:
             sizes = channels[direction] if target == 'latent' else [dim] * scales
+            self.shapes[direction] = list(zip(self.lengths, sizes, strict=True))
             given = dict(lengths=lengths, channels=sizes, condition_lengths=lengths, condition_dim=dim)
             self.denoisers[direction] = DENOISERS.build(dict(denoiser), default_args=given)
 
@@ -99,8 +103,18 @@ class MultiScaleDiffusion(nn.Module):
         """Mean over clips of the weighted squared error, summed over scales with u_s: ()."""
         clips, device = len(x0[0]), x0[0].device
         t = self.scheduler.sample_t(clips, device)
-        noised = [self.scheduler.add_noise(x, torch.randn_like(x), t) for x in x0]
+        eps = [torch.randn_like(x) for x in x0]
         keep = torch.rand(clips, device=device) >= self.null_prob
+        return self.denoising_error(direction, x0, eps, t, condition, keep).mean()
+
+    def denoising_error(
+        self, direction: str, x0: Pyramid, eps: Pyramid, t: Tensor, condition: Pyramid, keep: Tensor | None = None
+    ) -> Tensor:
+        """The weighted squared error of every clip, summed over scales with u_s: (B,).
+
+        x0, eps [(B, L_s, C_s)], t (B,), condition [(B, L_s, D)]; keep (B,) as in Denoiser.
+        """
+        noised = [self.scheduler.add_noise(x, e, t) for x, e in zip(x0, eps, strict=True)]
         predicted = self.denoisers[direction]([x for x, _ in noised], self.scheduler.unit_time(t), condition, keep)
         error = torch.stack(
             [
@@ -108,7 +122,56 @@ class MultiScaleDiffusion(nn.Module):
                 for u, p, (_, target) in zip(self.scale_weights, predicted, noised, strict=True)
             ]
         ).sum(0)
-        return (self.scheduler.weight(t) * error).mean()
+        return self.scheduler.weight(t) * error
+
+    @torch.no_grad()
+    def translate(
+        self, direction: str, condition: Pyramid, steps: int = 25, samples: int = 1, seed: int = 0
+    ) -> Pyramid:
+        """Sample the other side given the tokens of one side: the mean of `samples` draws of `steps` steps each.
+
+        condition [(B, L_s, D)]: video tokens for v2a, audio tokens for a2v. Gives [(B, L_s, D)] tokens of the other side
+        (target 'embedding') or standardised latents [(B, L_s, C_s)]. All clips begin at the same noise, so that with a
+        deterministic sampler a clip's translation does not depend on its batch.
+        """
+        condition = _spread(condition)
+        clips, device = len(condition[0]), condition[0].device
+        shapes = self.shapes[direction]
+        grid = self.scheduler.grid(steps).to(device)
+        alpha, sigma = self.scheduler.alpha_sigma(grid[:1])
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            noisy, times = _unflat(x, shapes), t.expand(clips)
+            raw = self.denoisers[direction](noisy, self.scheduler.unit_time(times), condition)
+            return _flat([self.scheduler.to_x0(p.float(), n, times) for p, n in zip(raw, noisy, strict=True)])
+
+        # From torch's own generator, which a stochastic sampler draws from too; on the CPU, so that devices agree.
+        with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+            torch.manual_seed(seed)
+            draws = []
+            for _ in range(samples):
+                noise = _flat([torch.randn(1, *shape) for shape in shapes]).to(device).expand(clips, -1)
+                # x0 has about unit variance.
+                start = noise * torch.hypot(alpha, sigma)
+                draws.append(self.sampler(denoise, start, grid, self.scheduler))
+        return _unflat(torch.stack(draws).mean(0), shapes)
+
+    @torch.no_grad()
+    def matching_error(self, direction: str, x0: Pyramid, condition: Pyramid, times: int = 8, seed: int = 0) -> Tensor:
+        """How badly candidates are denoised under a condition, lower for a better match: (B,).
+
+        x0: tokens of the other side (target 'embedding') or standardised latents, [(B, L_s, C_s)]. condition: tokens
+        [(B, L_s, D)]. The noise levels are the `times` noisiest of a grid of times + 1, and the noise is the same for
+        every candidate, so that errors compare across calls.
+        """
+        condition = _spread(condition)
+        x0 = _spread(x0) if self.target == 'embedding' else x0
+        generator = torch.Generator().manual_seed(seed)
+        error = x0[0].new_zeros(len(x0[0]))
+        for t in self.scheduler.grid(times + 1)[:times].to(x0[0].device):
+            eps = [torch.randn(1, *x.shape[1:], generator=generator).to(x).expand_as(x) for x in x0]
+            error = error + self.denoising_error(direction, x0, eps, t.expand(len(error)), condition)
+        return error / times
 
     def _rows(self, clips: int, direction: str) -> slice:
         """The part of the batch that a direction takes; a single clip serves both."""
@@ -130,6 +193,17 @@ class MultiScaleDiffusion(nn.Module):
 def _spread(pyramid: Pyramid) -> Pyramid:
     """Unit tokens times sqrt(D), so that their entries have about unit variance; the tokens that alignment compares."""
     return [F.normalize(x.float(), dim=-1) * x.shape[-1] ** 0.5 for x in pyramid]
+
+
+def _flat(pyramid: Pyramid) -> Tensor:
+    """[(B, L_s, C_s)] -> (B, sum_s L_s C_s): a sampler works on one tensor."""
+    return torch.cat([x.flatten(1) for x in pyramid], dim=1)
+
+
+def _unflat(x: Tensor, shapes: Sequence[tuple[int, int]]) -> Pyramid:
+    """The inverse of _flat for (L_s, C_s) of every scale."""
+    parts = x.split([length * channels for length, channels in shapes], dim=1)
+    return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _per_scale(value: int | Sequence[int], scales: int, name: str) -> list[int]:

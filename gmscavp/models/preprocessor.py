@@ -49,9 +49,10 @@ class LogMel(nn.Module):
 class ClipPreprocessor(BaseDataPreprocessor):
     """uint8 video to float in [-1, 1], waveform to log-mel; batches move to the device first.
 
-    video (B, T, 3, H, W) uint8 -> (B, 3, T, H, W); audio (B, S) -> mel (B, 1, F, bands) in [0, 1], F = S // hop. Other
-    entries of the batch pass through. mel_transforms work on the mel in training only, for example SpecMask. Defaults
-    are CAVP's settings.
+    video (B, T, 3, H, W) uint8 -> (B, 3, T, H, W); audio (B, S) -> mel (B, 1, F, bands) in [0, 1], F = S // hop. Clips of
+    N_T segments, (B, N_T, T, 3, H, W) and (B, N_T, S), become B N_T rows, a clip's segments in succession, and the entry
+    segments=N_T. Other entries of the batch pass through. mel_transforms work on the mel in training only, for example
+    SpecMask. Defaults are CAVP's settings.
     """
 
     def __init__(
@@ -71,6 +72,9 @@ class ClipPreprocessor(BaseDataPreprocessor):
     def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
         """The batch of a data loader -> the arguments of the model."""
         batch = dict(self.cast_data(data))
+        if batch['audio'].dim() == 3:
+            batch['segments'] = batch['audio'].shape[1]
+            batch['video'], batch['audio'] = (batch[key].flatten(0, 1) for key in ('video', 'audio'))
         batch['video'] = batch['video'].transpose(1, 2).float() / 127.5 - 1
         batch['mel'] = self.log_mel(batch.pop('audio'))
         if training:

@@ -25,7 +25,7 @@ def curves_picture(curves: dict[str, Curve], title: str, width: int = 400) -> st
     legend, top = _svg_legend(curves, title, width)
     body = [f'<title>{html.escape(title)}</title>', *legend]
     height = top + 170 + 38
-    lines = {number: _thinned(points) for number, points in enumerate(curves.values())}
+    lines = {number: thinned(points) for number, points in enumerate(curves.values())}
     lines = {number: line for number, line in lines.items() if len(line)}
     if not lines:
         body.append(f'<text x="{width / 2}" y="{height / 2}" text-anchor="middle">no values yet</text>')
@@ -102,7 +102,7 @@ class _Box:
         return [*parts, f'<polyline points="{mean}" fill="none" stroke-width="1.6" {_stroke(number)}/>']
 
 
-def _thinned(points: Curve, most: int = 240) -> np.ndarray:
+def thinned(points: Curve, most: int = 240) -> np.ndarray:
     """(K, 4) step, mean, least, greatest: neighbouring finite points together, so that K <= most."""
     finite = np.array([point for point in points if math.isfinite(point[1])], np.float64).reshape(-1, 2)
     if len(finite) == 0:

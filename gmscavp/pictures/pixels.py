@@ -15,6 +15,8 @@ MISSING = '#00b8d4'
 FILM = 18
 """Grey level between the frames of a strip: dark enough for both a light and a dark page."""
 DPI = 100
+PICTURE_CELLS = 400
+"""A similarity picture has so many rows and columns at most; a larger matrix is averaged in blocks."""
 
 
 def heat_picture(matrix: np.ndarray, limits: tuple[float, float] | None = None, most: int = 400) -> np.ndarray:
@@ -37,24 +39,27 @@ def heat_limits(matrix: np.ndarray, most: int = 400) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
-def similarity_picture(matrix: np.ndarray, title: str) -> np.ndarray:
+def similarity_picture(
+    matrix: np.ndarray, title: str, borders: Sequence[int] = (), clips: int | None = None
+) -> np.ndarray:
     """Similarities of all videos (rows) to all audios (columns) with axes: (N, N) -> (560, 640, 3) uint8.
 
-    The diagonal holds the right pairs. Values that are not numbers stand out in cyan.
+    The diagonal holds the right pairs. Values that are not numbers stand out in cyan. borders: between which clips lines
+    are drawn, 3 for one before the fourth. clips: how many there are, where the matrix holds means of blocks of them.
     """
     figure = Figure(figsize=(6.4, 5.6), dpi=DPI, layout='constrained')
     axes = figure.add_subplot()
-    axes.set_title(_plain(title), parse_math=False, fontsize=11, pad=10)
+    axes.set_title(plain(title), parse_math=False, fontsize=11, pad=10)
     axes.set_xlabel('audio')
     axes.set_ylabel('video')
-    rows, columns = matrix.shape
+    rows, columns = matrix.shape if clips is None else (clips, clips)
     if matrix.size == 0:
         axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, 'no clips', ha='center', va='center', transform=axes.transAxes)
-        return _rendered(figure)
+        return rendered(figure)
     axes.set_xlabel(f'audio ({columns}); right pairs on the diagonal')
     axes.set_ylabel(f'video ({rows})')
-    cells = _pooled(matrix, 400)
+    cells = _pooled(matrix, PICTURE_CELLS)
     low, high = heat_limits(cells)
     colours = matplotlib.colormaps['viridis'].with_extremes(bad=MISSING)
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
@@ -62,11 +67,14 @@ def similarity_picture(matrix: np.ndarray, title: str) -> np.ndarray:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(8, integer=True))
     axes.tick_params(labelsize=9)
-    pooled = '' if cells.shape == matrix.shape else ' (mean of neighbours)'
+    for border in borders:
+        axes.axhline(border - 0.5, color='white', linewidth=0.5, alpha=0.6)
+        axes.axvline(border - 0.5, color='white', linewidth=0.5, alpha=0.6)
+    pooled = '' if cells.shape == (rows, columns) else ' (mean of neighbours)'
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
     bar.set_label(f'similarity{pooled}')
     bar.ax.tick_params(labelsize=9)
-    return _rendered(figure)
+    return rendered(figure)
 
 
 def mel_picture(mel: np.ndarray, height: int | None = None, width: int | None = None) -> np.ndarray:
@@ -169,14 +177,15 @@ def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _caption(text: str, width: int) -> np.ndarray:
     """One line of text on white, (24, width, 3); what does not fit ends in an ellipsis."""
-    text, room = _plain(text), max(4, int(width / 7))
+    text, room = plain(text), max(4, int(width / 7))
     text = text if len(text) <= room else text[: room - 1] + '…'
     figure = Figure(figsize=(width / DPI, 0.24), dpi=DPI)
     figure.text(0, 0.5, text, va='center', fontsize=8, color='#222222', parse_math=False)
-    return _rendered(figure)
+    return rendered(figure)
 
 
-def _rendered(figure: Figure) -> np.ndarray:
+def rendered(figure: Figure) -> np.ndarray:
+    """A figure as a picture."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
@@ -189,6 +198,6 @@ def _encoded(picture: np.ndarray, ending: str, options: list[int]) -> bytes:
     return encoded.tobytes()
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Without control characters and halves of characters, on which the text engine fails."""
     return ''.join(character if character.isprintable() else '?' for character in text)

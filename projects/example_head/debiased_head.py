@@ -39,8 +39,8 @@ class DebiasedHead(ContrastiveHead):
         self.lengths, self.prior = list(lengths), prior
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
 
-    def forward(self, video: Pyramid, audio: Pyramid) -> Losses:
-        """[(B, L_s, D)] of both modalities -> loss_debiased."""
+    def forward(self, video: Pyramid, audio: Pyramid, segments: int = 1) -> Losses:
+        """[(B, L_s, D)] of both modalities -> loss_debiased. Segments of one video are clips like any other."""
         scale = self.log_scale.clamp(max=math.log(100)).exp()
         terms = []
         for v, a in zip(unit_tokens(video), unit_tokens(audio), strict=True):

@@ -7,7 +7,14 @@ import torch
 from torch.nn import functional as F
 
 from gmscavp.errors import UserError
-from gmscavp.models.heads import MultiScaleInfoNCE, clip_similarity, semantic_nce, temporal_nce, unit_tokens
+from gmscavp.models.heads import (
+    ContrastiveHead,
+    MultiScaleInfoNCE,
+    clip_similarity,
+    semantic_nce,
+    temporal_nce,
+    unit_tokens,
+)
 
 CLIPS, STEPS, DIM = 6, 4, 32
 SCALE = torch.tensor(14.3)
@@ -78,6 +85,31 @@ def test_inner_product_of_embeddings_is_the_weighted_multi_scale_similarity():
     head = MultiScaleInfoNCE(lengths, scale_weights=weights)
     expected = sum(w * clip_similarity(x, y) for w, x, y in zip(weights, unit_tokens(v), unit_tokens(a), strict=True))
     torch.testing.assert_close(head.embed(v) @ head.embed(a).T, expected)
+
+
+def test_parts_of_the_embedding_belong_to_the_scales():
+    lengths, weights = [4, 2, 1], [0.5, 0.2, 0.3]
+    v, a = pyramids(lengths)
+    head = MultiScaleInfoNCE(lengths, scale_weights=weights)
+    parts = zip(*(head.split_scales(head.embed(x)) for x in (v, a)), strict=True)
+    scales = zip(weights, unit_tokens(v), unit_tokens(a), strict=True)
+    for (one, other), (weight, x, y) in zip(parts, scales, strict=True):
+        torch.testing.assert_close(one @ other.T, weight * clip_similarity(x, y))
+    torch.testing.assert_close(head.similarity(head.embed(v), head.embed(a)), head.embed(v) @ head.embed(a).T)
+
+
+def test_a_head_without_scales_has_one_part():
+    class Plain(ContrastiveHead):
+        def forward(self, video, audio, segments=1):
+            return {}
+
+        def embed(self, pyramid):
+            return pyramid[0][:, 0]
+
+    head = Plain()
+    v, a = (head.embed(p) for p in pyramids([1]))
+    assert head.split_scales(v)[0] is v
+    torch.testing.assert_close(head.similarity(v[:2], a), v[:2] @ a.T)
 
 
 def test_logit_scale_is_learned_and_clamped():

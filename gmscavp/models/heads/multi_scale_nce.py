@@ -1,6 +1,7 @@
 """Multi-scale InfoNCE: the contrast of GMS-CAVP, and with one scale that of CAVP."""
 
 import math
+from collections import defaultdict
 
 import torch
 from torch import Tensor, nn
@@ -8,23 +9,36 @@ from torch.nn import functional as F
 
 from gmscavp.distributed import gather_batch
 from gmscavp.errors import UserError
-from gmscavp.models.heads.base import ContrastiveHead, clip_similarity, unit_tokens
+from gmscavp.models.heads.base import ContrastiveHead, clip_similarity, joined_scales, split_by_lengths, unit_tokens
 from gmscavp.registry import HEADS
 from gmscavp.structures import Losses, Pyramid
 
+SAME_VIDEO = ('negative', 'ignore')
+
 
 def semantic_nce(
-    video: Tensor, audio: Tensor, all_video: Tensor, all_audio: Tensor, scale: Tensor, offset: int
+    video: Tensor,
+    audio: Tensor,
+    all_video: Tensor,
+    all_audio: Tensor,
+    scale: Tensor,
+    offset: int,
+    ignore_within: int = 1,
 ) -> Tensor:
     """Match clips across the global batch, both directions, for the rows of this rank.
 
     (B, L, D) unit vectors of this rank, (W B, L, D) of all ranks, in which this rank's rows begin at `offset` -> ().
+    ignore_within: of so many rows in succession, which are one video's, the others are left out of a row's candidates.
     Radford et al. 2021, figure 3, on the similarity averaged over steps.
     """
     target = torch.arange(len(video), device=video.device) + offset
-    v2a = F.cross_entropy(scale * clip_similarity(video, all_audio), target)
-    a2v = F.cross_entropy(scale * clip_similarity(audio, all_video), target)
-    return (v2a + a2v) / 2
+    v2a, a2v = (scale * clip_similarity(x, every) for x, every in ((video, all_audio), (audio, all_video)))
+    if ignore_within > 1:
+        column = torch.arange(len(all_video), device=video.device)
+        same_video = target[:, None] // ignore_within == column // ignore_within
+        left_out = same_video & (target[:, None] != column)
+        v2a, a2v = v2a.masked_fill(left_out, -math.inf), a2v.masked_fill(left_out, -math.inf)
+    return (F.cross_entropy(v2a, target) + F.cross_entropy(a2v, target)) / 2
 
 
 def temporal_nce(video: Tensor, audio: Tensor, scale: Tensor) -> Tensor:
@@ -32,18 +46,43 @@ def temporal_nce(video: Tensor, audio: Tensor, scale: Tensor) -> Tensor:
 
     (B, L, D), (B, L, D) unit vectors -> (). Luo et al. 2023, temporal contrast.
     """
-    logits = scale * video @ audio.transpose(1, 2)
-    target = torch.arange(video.shape[1], device=video.device).expand(len(video), -1)
+    return _match_within(scale * video @ audio.transpose(1, 2))
+
+
+def segment_nce(video: Tensor, audio: Tensor, scale: Tensor, segments: int) -> Tensor:
+    """Match segments within a video: its other segments are the negatives.
+
+    (B N_T, L, D), (B N_T, L, D) unit vectors, N_T = segments rows in succession for each video -> (). Luo et al. 2023,
+    temporal contrast, on the similarity averaged over steps.
+    """
+    v, a = (x.flatten(1).unflatten(0, (-1, segments)) for x in (video, audio))
+    return _match_within(scale * v @ a.transpose(1, 2) / video.shape[1])
+
+
+def _match_within(logits: Tensor) -> Tensor:
+    """Cross entropy of square blocks (B, N, N), row n belonging to column n, mean of both directions: ()."""
+    target = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
     return (F.cross_entropy(logits.transpose(1, 2), target) + F.cross_entropy(logits, target)) / 2
+
+
+def _gather_pyramids(video: Pyramid, audio: Pyramid) -> tuple[Pyramid, Pyramid, int]:
+    """Both pyramids of all ranks by one collective, and where this rank's rows begin."""
+    parts = (*video, *audio)
+    everything, offset = gather_batch(torch.cat([x.flatten(1) for x in parts], dim=1))
+    columns = everything.split([x[0].numel() for x in parts], dim=1)
+    gathered = [column.unflatten(1, x.shape[1:]) for column, x in zip(columns, parts, strict=True)]
+    return gathered[: len(video)], gathered[len(video) :], offset
 
 
 @HEADS.register_module()
 class MultiScaleInfoNCE(ContrastiveHead):
-    """L_align = sum_s w_s (L_sem^s + temporal_weight L_temp^s).
+    """L_align = sum_s w_s (L_sem^s + temporal_weight L_temp^s + segment_weight L_seg^s).
 
     lengths: tokens a scale (filled in by the model). scale_weights: w_s, default 1/S each. temporal_weight: lambda_t,
-    for scales of more than one token. init_scale: exp(tau) at the start, 1/0.07 in CAVP; max_scale: where it is clamped.
-    per_scale: learn one logit scale for every scale rather than one for all.
+    for scales of more than one token. segment_weight: of the contrast between the segments of one video, where clips come
+    in segments. same_video: in the semantic term other segments of a clip's video are 'negative' like any other clip
+    (CAVP), or the term is to 'ignore' them. init_scale: exp(tau) at the start, 1/0.07 in CAVP; max_scale: where it is
+    clamped. per_scale: learn one logit scale for every scale rather than one for all.
     """
 
     def __init__(
@@ -54,15 +93,20 @@ class MultiScaleInfoNCE(ContrastiveHead):
         init_scale: float = 1 / 0.07,
         max_scale: float = 100.0,
         per_scale: bool = False,
+        segment_weight: float = 0.0,
+        same_video: str = 'negative',
     ) -> None:
         super().__init__()
+        if same_video not in SAME_VIDEO:
+            raise UserError(f"head: same_video must be one of {', '.join(SAME_VIDEO)}, not '{same_video}'.")
         self.lengths = list(lengths)
         self.scale_weights = list(scale_weights or [1 / len(lengths)] * len(lengths))
         if len(self.scale_weights) != len(self.lengths):
             raise UserError(
                 f'head: scale_weights has {len(self.scale_weights)} entries, the pyramids have {len(lengths)} scales.'
             )
-        self.temporal_weight = temporal_weight
+        self.temporal_weight, self.segment_weight = temporal_weight, segment_weight
+        self.same_video = same_video
         self.max_scale = max_scale
         self.log_scale = nn.Parameter(torch.full((len(lengths) if per_scale else 1,), math.log(init_scale)))
 
@@ -72,27 +116,29 @@ class MultiScaleInfoNCE(ContrastiveHead):
 
     @torch.autocast('cuda', enabled=False)
     @torch.autocast('cpu', enabled=False)
-    def forward(self, video: Pyramid, audio: Pyramid) -> Losses:
-        """[(B, L_s, D)] -> loss_semantic, loss_temporal; the logit scale is logged beside them. Logits are float32."""
+    def forward(self, video: Pyramid, audio: Pyramid, segments: int = 1) -> Losses:
+        """[(B, L_s, D)] -> loss_semantic, loss_temporal, loss_segment; the logit scale is logged beside them.
+
+        A term without weight, or without anything to contrast, is not there. Logits are float32.
+        """
         v, a = unit_tokens(video), unit_tokens(audio)
-        everything, offset = gather_batch(torch.cat([x.flatten(1) for x in (*v, *a)], dim=1))
-        parts = everything.split([x[0].numel() for x in (*v, *a)], dim=1)
-        all_v = [part.unflatten(1, x.shape[1:]) for part, x in zip(parts, v, strict=False)]
-        all_a = [part.unflatten(1, x.shape[1:]) for part, x in zip(parts[len(v) :], a, strict=True)]
-        semantic, temporal = video[0].new_zeros((), dtype=torch.float32), []
+        all_v, all_a, offset = _gather_pyramids(v, a)
+        ignore_within = segments if self.same_video == 'ignore' else 1
+        terms: dict[str, list[Tensor]] = defaultdict(list)
         for s, (weight, scale) in enumerate(zip(self.scale_weights, self.logit_scales(), strict=True)):
-            semantic = semantic + weight * semantic_nce(v[s], a[s], all_v[s], all_a[s], scale, offset)
+            semantic = semantic_nce(v[s], a[s], all_v[s], all_a[s], scale, offset, ignore_within)
+            terms['loss_semantic'].append(weight * semantic)
             if self.temporal_weight and self.lengths[s] > 1:
-                temporal.append(weight * self.temporal_weight * temporal_nce(v[s], a[s], scale))
-        losses = {'loss_semantic': semantic, 'logit_scale': self.logit_scales().mean().detach()}
-        if temporal:
-            losses['loss_temporal'] = torch.stack(temporal).sum()
-        return losses
+                terms['loss_temporal'].append(weight * self.temporal_weight * temporal_nce(v[s], a[s], scale))
+            if self.segment_weight and segments > 1:
+                terms['loss_segment'].append(weight * self.segment_weight * segment_nce(v[s], a[s], scale, segments))
+        losses = {name: torch.stack(values).sum() for name, values in terms.items()}
+        return losses | {'logit_scale': self.logit_scales().mean().detach()}
 
     def embed(self, pyramid: Pyramid) -> Tensor:
         """concat_s sqrt(w_s / L_s) unit tokens: (B, sum_s L_s D)."""
-        scaled = [
-            (math.sqrt(weight / length) * tokens).flatten(1)
-            for weight, length, tokens in zip(self.scale_weights, self.lengths, unit_tokens(pyramid), strict=True)
-        ]
-        return torch.cat(scaled, dim=1)
+        return joined_scales(pyramid, self.scale_weights)
+
+    def split_scales(self, embedding: Tensor) -> list[Tensor]:
+        """(N, sum_s L_s D) -> [(N, L_s D)]."""
+        return split_by_lengths(embedding, self.lengths)

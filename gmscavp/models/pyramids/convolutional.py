@@ -1,28 +1,10 @@
 """The default pyramid: grids of places, convolutions of several lengths over time, windows."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gmscavp.models.pyramids.base import ScalePyramid, SpatialPyramidPooling, ToScales
+from gmscavp.models.pyramids.base import MultiResolution, ScalePyramid, SpatialPyramidPooling, ToScales
 from gmscavp.registry import PYRAMIDS
 from gmscavp.structures import Features, Pyramid
-
-
-class _MultiResolution(nn.Module):
-    """Parallel depth-wise separable convolutions over time with a residual. (B, T, C) -> (B, T, C)."""
-
-    def __init__(self, width: int, kernels: list[int]) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.depthwise = nn.ModuleList(nn.Conv1d(width, width, k, padding=k // 2, groups=width) for k in kernels)
-        self.pointwise = nn.ModuleList(nn.Conv1d(width, width, 1) for _ in kernels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(x).transpose(1, 2)
-        branches = [
-            point(nn.functional.gelu(depth(y))) for depth, point in zip(self.depthwise, self.pointwise, strict=True)
-        ]
-        return x + torch.stack(branches).sum(0).transpose(1, 2)
 
 
 @PYRAMIDS.register_module()
@@ -49,7 +31,7 @@ class ConvPyramid(ScalePyramid):
         super().__init__()
         self.in_channels, self.dim, self.lengths = list(in_channels), dim, list(lengths)
         self.spatial = SpatialPyramidPooling(in_channels[-1], width or dim, grids, places)
-        self.temporal = nn.Sequential(*(_MultiResolution(width or dim, kernels) for _ in range(layers)))
+        self.temporal = nn.Sequential(*(MultiResolution(width or dim, kernels) for _ in range(layers)))
         self.scales = ToScales(width or dim, dim, self.lengths, detail)
 
     def forward(self, features: Features) -> Pyramid:

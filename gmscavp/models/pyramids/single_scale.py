@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from gmscavp.models.pyramids.base import ScalePyramid
+from gmscavp.models.pyramids.base import ScalePyramid, SpatialPyramidPooling
 from gmscavp.registry import PYRAMIDS
 from gmscavp.structures import Features, Pyramid
 
@@ -11,14 +11,28 @@ from gmscavp.structures import Features, Pyramid
 class SingleScale(ScalePyramid):
     """Mean over places, a linear layer, maximum over time. Luo et al. 2023 (CAVP).
 
-    in_channels: the backbone's channels per stage (filled in by the model).
+    in_channels: the backbone's channels per stage (filled in by the model). grids: [1] is CAVP; others pool the places
+    of the last stage in these grids. places: 'image' or 'bands', for grids other than [1].
     """
 
-    def __init__(self, in_channels: list[int], dim: int) -> None:
+    def __init__(
+        self,
+        in_channels: list[int],
+        dim: int,
+        places: str = 'image',
+        grids: list[int] = [1],  # noqa: B006  (never written to)
+    ) -> None:
         super().__init__()
         self.in_channels, self.dim, self.lengths = list(in_channels), dim, [1]
-        self.project = nn.Linear(in_channels[-1], dim)
+        self.whole = list(grids) == [1]
+        # One name for both, so that released weights fit the plain linear layer.
+        self.project = (
+            nn.Linear(in_channels[-1], dim)
+            if self.whole
+            else SpatialPyramidPooling(in_channels[-1], dim, grids, places)
+        )
 
     def forward(self, features: Features) -> Pyramid:
         """[(B, T_i, P_i, C_i)] -> [(B, 1, D)]."""
-        return [self.project(features[-1].mean(dim=2)).amax(dim=1, keepdim=True)]
+        x = features[-1].mean(dim=2) if self.whole else features[-1]
+        return [self.project(x).amax(dim=1, keepdim=True)]

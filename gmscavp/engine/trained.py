@@ -1,0 +1,29 @@
+"""A trained model from its config and checkpoint, without the rest of a run."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+from torch import nn
+
+from gmscavp import compat
+from gmscavp.engine.runner import newest_checkpoint, refuse_other_model, with_computed
+from gmscavp.errors import UserError
+from gmscavp.registry import MODELS
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A .pth file as it is, the newest checkpoint of a work directory. UserError when there is none."""
+    checkpoint = newest_checkpoint(path) if path.is_dir() else path
+    if checkpoint is None or not checkpoint.is_file():
+        raise UserError(f'there is no checkpoint at {path}; train first, or give the path of a .pth file.')
+    return checkpoint
+
+
+def load_model(config: Config, path: Path) -> nn.Module:
+    """The config's model with all weights of the checkpoint, ready to be used. UserError: they do not fit."""
+    file = find_checkpoint(path)
+    model = MODELS.build(config.model)
+    weights = with_computed(compat.weights_of(compat.load_checkpoint_file(str(file), 'cpu')), model)
+    refuse_other_model(str(file), weights, model)
+    model.load_state_dict(weights)
+    return model.eval()
