@@ -1,35 +1,64 @@
-"""Evaluate a checkpoint: python tools/test.py configs/gmscavp_impacts.py work_dirs/gmscavp_impacts/epoch_12.pth"""
+"""Evaluate a checkpoint: python tools/test.py configs/gmscavp_impacts.py work_dirs/gmscavp_impacts/epoch_12.pth
+
+On the clips of a published protocol: ... --protocol configs/retrieval/p1_vggsound.py (docs/evaluation.md).
+"""
 
 import argparse
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from gmscavp.datasets.base import ClipDataset
 from gmscavp.distributed import stop, world
 from gmscavp.engine.cli import run_tool
-from gmscavp.engine.config import add_config_options, load_config
+from gmscavp.engine.config import add_config_options
 from gmscavp.engine.facts import run_facts
 from gmscavp.engine.hooks import BAD_CLIPS_FILE
+from gmscavp.engine.protocol import load_with_protocol
 from gmscavp.engine.runner import PretrainRunner, add_launch_options, build_runner, newest_checkpoint
 from gmscavp.errors import UserError
+from gmscavp.evaluation.classes import class_order
+from gmscavp.evaluation.metrics import RetrievalMetric
 from gmscavp.evaluation.report import ReportData, read_curves, write_report
+from gmscavp.evaluation.retrieval import Gallery
+from gmscavp.evaluation.tables import figures_table, gallery_words, plain_names, scales_table
+from gmscavp.pictures import PICTURE_CELLS, png_bytes, similarity_picture
+
+# With more classes their borders would cover the picture.
+MOST_CLASSES = 40
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog='--traceback shows where an error came from.')
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='--traceback shows where an error came from.',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('config', help='config file the checkpoint was trained with')
     parser.add_argument('checkpoint', type=Path, help='.pth file, or a work directory (its newest checkpoint)')
-    parser.add_argument('--out', type=Path, metavar='JSON', help='write the figures to this file')
+    parser.add_argument(
+        '--protocol',
+        type=Path,
+        metavar='CONFIG',
+        help='test on the clips of this protocol (configs/retrieval/) rather than on those of the config; --cfg-options '
+        'reach its settings too, for example data_root=PATH gallery_file=PATH',
+    )
+    parser.add_argument(
+        '--out', type=Path, metavar='JSON', help='write figures, intervals, scales and facts to this file'
+    )
+    parser.add_argument('--picture', type=Path, metavar='PNG', help='draw the similarity matrix, ordered by class')
     parser.add_argument('--report', type=Path, metavar='HTML', help='write a page of curves, similarities, confusions')
     parser.add_argument('--work-dir', help='folder for logs (default: eval/ beside the checkpoint)')
     add_launch_options(parser)
@@ -43,7 +72,7 @@ def main() -> None:
     checkpoint = newest_checkpoint(args.checkpoint) if args.checkpoint.is_dir() else args.checkpoint
     if checkpoint is None or not checkpoint.is_file():
         raise UserError(f'there is no checkpoint at {args.checkpoint}; train first, or give the path of a .pth file.')
-    config = load_config(args.config, args.cfg_options)
+    config = load_with_protocol(args.config, args.protocol, args.cfg_options)
     config.work_dir = args.work_dir or str(checkpoint.parent / 'eval')
     config.load_from, config.resume = str(checkpoint), False
     runner = build_runner(config, args.launcher)
@@ -54,36 +83,67 @@ def main() -> None:
     if not main_process:
         return
     facts = run_facts(config, runner.bare_model) | {'checkpoint': str(checkpoint)}
+    metric = next(metric for metric in runner.test_evaluator.metrics if isinstance(metric, RetrievalMetric))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({'metrics': metrics, 'facts': facts}, indent=2) + '\n')
+        args.out.write_text(json.dumps({'metrics': metrics, **metric.details, 'facts': facts}, indent=2) + '\n')
+    if args.picture:
+        draw_picture(args.picture, metric)
     if args.report:
-        write_page(args.report, runner, metrics, facts, checkpoint.parent)
-    print_table(metrics)
-    for file in (args.out, args.report):
+        write_page(args.report, runner, metric, metrics, facts, checkpoint.parent)
+    print_tables(metrics, metric.details)
+    for file in (args.out, args.picture, args.report):
         if file:
             print(f'written: {file}')
 
 
-def print_table(metrics: dict[str, float]) -> None:
-    """R@k both ways beside chance."""
-    of = {name.removeprefix('retrieval/'): value for name, value in metrics.items()}
-    table = Table(title=f'Retrieval among {of["N"]:.0f} clips ({of["skipped"]:.0f} could not be read)')
-    for heading in ('', 'R@1 %', 'R@5 %', 'R@10 %', 'median rank', 'mean rank'):
-        table.add_column(heading, justify='right')
-    for direction, name in (('v2a', 'video -> audio'), ('a2v', 'audio -> video')):
-        recalls = [f'{of[f"{direction}_R{k}"]:.1f}' for k in (1, 5, 10)]
-        table.add_row(name, *recalls, *(f'{of[f"{direction}_{rank}"]:.1f}' for rank in ('MedR', 'MeanR')))
-    middle = f'{(of["N"] + 1) / 2:.1f}'
-    table.add_row('chance', *(f'{of[f"chance_R{k}"]:.1f}' for k in (1, 5, 10)), middle, middle)
-    Console().print(table)
+def print_tables(metrics: dict[str, float], details: dict[str, Any]) -> None:
+    """The figures of both ways beside chance, those of every scale, and which clips were compared."""
+    of = plain_names(metrics)
+    figures = figures_table(of, details['intervals'])
+    title = f'Retrieval among {of["N"]:.0f} clips ({of["skipped"]:.0f} could not be read)'
+    for name, (headings, rows) in {title: figures, 'Every scale by itself': scales_table(details['scales'])}.items():
+        table = Table(title=name, caption='all but the ranks in percent', box=SIMPLE)
+        for heading in headings:
+            table.add_column(heading, justify='right', overflow='fold')
+        for label, cells in rows:
+            table.add_row(label, *cells)
+        if rows:
+            Console().print(table)
+    if details['intervals']:
+        low, high = details['intervals']['mean_R1']
+        by = f'95 % interval, bootstrap of {details["bootstrap"]["draws"]:,} draws over clips'
+        print(f'mean R@1 {of["mean_R1"]:.1f} % ({low:.1f}–{high:.1f}: {by})')
+    print(gallery_words(details))
+
+
+def by_class(metric: RetrievalMetric) -> tuple[Gallery, list[int]]:
+    """The gallery just compared in order of class, and where classes begin (empty where there are too many to draw)."""
+    gallery = metric.gallery
+    assert gallery is not None
+    order, borders = class_order(gallery.clip_ids, (metric.dataset_meta or {}).get('labels', {}))
+    return gallery.ordered(torch.tensor(order)), borders if len(borders) < MOST_CLASSES else []
+
+
+def draw_picture(file: Path, metric: RetrievalMetric) -> None:
+    """The similarity matrix as a PNG file."""
+    gallery, borders = by_class(metric)
+    title = metric.details['gallery'].get('protocol', 'similarity')
+    matrix = gallery.similarity(PICTURE_CELLS)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(png_bytes(similarity_picture(matrix, title, borders, len(gallery.clip_ids))))
 
 
 def write_page(
-    file: Path, runner: PretrainRunner, metrics: dict[str, float], facts: dict[str, str], run_dir: Path
+    file: Path,
+    runner: PretrainRunner,
+    metric: RetrievalMetric,
+    metrics: dict[str, float],
+    facts: dict[str, str],
+    run_dir: Path,
 ) -> None:
     """Gather what the report shows: the gallery just compared, the curves of the training run, the bad clips."""
-    gallery = next(metric.gallery for metric in runner.test_evaluator.metrics if hasattr(metric, 'gallery'))
+    gallery, _ = by_class(metric)
     bad: dict[str, set[str]] = {}
     for folder in (run_dir, Path(runner.work_dir)):
         if (folder / BAD_CLIPS_FILE).is_file():
@@ -97,21 +157,24 @@ def write_page(
         curves=read_curves(sorted(run_dir.glob('*/vis_data/scalars.json'))),
         bad_clips={cause: sorted(files) for cause, files in bad.items()},
         facts=facts,
+        details=metric.details,
+        ordered='Clips of the same label stand together.' if 'retrieval/labelled' in metrics else '',
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     write_report(file, data, clip_shower(runner))
 
 
 def clip_shower(runner: PretrainRunner) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
-    """clip_id -> frames (T, H, W, 3) uint8 and mel (F, M) of a clip of the test set."""
+    """clip_id -> frames (T, H, W, 3) uint8 and mel (F, M) of a clip of the test set; its windows in succession."""
     dataset: ClipDataset = runner.test_dataloader.dataset
     place = {clip_id: index for index, clip_id in enumerate(dataset.manifest.column('clip_id'))}
     preprocessor = runner.bare_model.data_preprocessor
 
     def show(clip_id: str) -> tuple[np.ndarray, np.ndarray]:
         sample = dataset[place[clip_id]]
-        audio = sample['audio'][None].to(preprocessor.device)
-        return sample['video'].permute(0, 2, 3, 1).numpy(), preprocessor.log_mel(audio)[0, 0].cpu().numpy()
+        video = sample['video'].flatten(0, -4).permute(0, 2, 3, 1)
+        audio = sample['audio'].flatten()[None].to(preprocessor.device)
+        return video.numpy(), preprocessor.log_mel(audio)[0, 0].cpu().numpy()
 
     return show
 

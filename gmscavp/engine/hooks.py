@@ -1,4 +1,4 @@
-"""Hooks: the count of bad clips, and pictures for TensorBoard."""
+"""Hooks: the count of bad clips, pictures for TensorBoard, and the model for metrics that ask it."""
 
 import json
 from collections import defaultdict
@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from gmscavp.distributed import gather_objects, world
 from gmscavp.errors import UserError
-from gmscavp.pictures import mel_picture, similarity_picture
+from gmscavp.pictures import PICTURE_CELLS, mel_picture, similarity_picture
 from gmscavp.registry import HOOKS
 
 BAD_CLIPS_FILE = 'bad_clips.json'
@@ -118,5 +118,24 @@ class PictureHook(Hook):
         for metric in runner.val_evaluator.metrics:
             gallery = getattr(metric, 'gallery', None)
             if gallery is not None:
-                picture = similarity_picture(gallery.similarity(), f'similarity at step {step}')
+                matrix = gallery.similarity(PICTURE_CELLS)
+                picture = similarity_picture(matrix, f'similarity at step {step}', clips=len(gallery.clip_ids))
                 runner.visualizer.add_image('similarity', picture, step)
+
+
+@HOOKS.register_module()
+class LendModelHook(Hook):
+    """Gives the model to every metric that has an attribute `model`: some similarities are the model's own."""
+
+    def before_val(self, runner: Runner) -> None:
+        """Lend it for a validation."""
+        self._lend(runner, runner.val_evaluator.metrics)
+
+    def before_test(self, runner: Runner) -> None:
+        """Lend it for a test."""
+        self._lend(runner, runner.test_evaluator.metrics)
+
+    def _lend(self, runner: Runner, metrics: Sequence[Any]) -> None:
+        for metric in metrics:
+            if hasattr(metric, 'model'):
+                metric.model = getattr(runner.model, 'module', runner.model)

@@ -7,8 +7,9 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -18,6 +19,7 @@ from mmengine.logging import print_log
 from gmscavp.errors import UserError
 from gmscavp.evaluation.confusions import answers, hardest_confusions
 from gmscavp.evaluation.retrieval import TIE
+from gmscavp.evaluation.tables import figures_table, gallery_words, number, plain_names, scales_table
 from gmscavp.pictures import (
     Curve,
     curves_picture,
@@ -43,7 +45,8 @@ class ReportData:
 
     metrics: 'retrieval/v2a_R1' and so on, R@k in percent. similarity: (N, N), videos in rows and audios in columns,
     in the order of clip_ids. curves: name -> (step, value) as `read_curves` gives them. bad_clips: cause -> files.
-    facts: versions, seed, config, date, machine; a fact of several lines is folded.
+    facts: versions, seed, config, date, machine; a fact of several lines is folded. details: intervals, scales and the
+    gallery as RetrievalMetric has them. ordered: what the clips stand in order of, in words.
     """
 
     title: str
@@ -53,6 +56,8 @@ class ReportData:
     curves: dict[str, Curve]
     bad_clips: dict[str, list[str]]
     facts: dict[str, str]
+    details: dict[str, Any] = field(default_factory=dict)
+    ordered: str = ''
 
 
 def write_report(file: Path, data: ReportData, clip: ShowClip, confusions: int = 6) -> None:
@@ -74,7 +79,10 @@ def write_report(file: Path, data: ReportData, clip: ShowClip, confusions: int =
     page = templates.get_template('report.html.j2').render(
         title=data.title,
         headline=_headline(data.metrics),
-        table=_table(data.metrics),
+        table=figures_table(plain_names(data.metrics), data.details.get('intervals', {})),
+        scales=scales_table(data.details.get('scales', [])),
+        gallery=gallery_words(data.details),
+        ordered=data.ordered,
         bars=_bars(data.metrics),
         metrics={name: f'{value:.6g}' for name, value in data.metrics.items()},
         curves=_curves(data.curves),
@@ -116,15 +124,15 @@ def read_curves(scalars: Path | Iterable[Path], wanted: Sequence[str] = ()) -> d
 def _whole_lines(file: Path) -> list[dict[str, float]]:
     lines = file.read_text('utf-8', 'replace').splitlines()
     whole, damaged = [], []
-    for number, text in enumerate(lines, start=1):
+    for line_number, text in enumerate(lines, start=1):
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             line = None
         if isinstance(line, dict):
             whole.append(line)
-        elif number < len(lines) and text.strip():
-            damaged.append(str(number))
+        elif line_number < len(lines) and text.strip():
+            damaged.append(str(line_number))
     if damaged:
         print_log(f'{file}: left out the damaged lines {", ".join(damaged)}', 'current', logging.WARNING)
     return whole
@@ -171,14 +179,14 @@ def _headline(metrics: dict[str, float]) -> dict[str, str]:
         words = 'With a single clip every answer is right, so this figure says nothing about the model.'
     else:
         words = (
-            f'Shown a silent video, the model picks its own sound first {among} in {_number(to_audio)} % of the cases; '
-            f'given a sound, it picks its own video first in {_number(to_video)} %.'
+            f'Shown a silent video, the model picks its own sound first {among} in {number(to_audio)} % of the cases; '
+            f'given a sound, it picks its own video first in {number(to_video)} %.'
         )
         if times >= 0:
-            words += f' Guessing would be right in {_number(chance)} %: {_times(times)}.'
+            words += f' Guessing would be right in {number(chance)} %: {_times(times)}.'
     return {
-        'mean': _number(mean),
-        'chance': _number(chance),
+        'mean': number(mean),
+        'chance': number(chance),
         'times': '–' if math.isnan(times) else f'{times:.0f}' if times >= 10 else f'{times:.1f}',
         'words': words,
     }
@@ -190,17 +198,6 @@ def _times(times: float) -> str:
     return f'the model is {times:.0f} times better' if times >= 10 else f'the model is {times:.1f} times better'
 
 
-def _table(metrics: dict[str, float]) -> list[dict[str, str | list[str]]]:
-    """Rows of R@1, R@5, R@10, MedR, MeanR; by chance the right match stands in the middle of the gallery."""
-    names = ('R1', 'R5', 'R10', 'MedR', 'MeanR')
-    rows: list[dict[str, str | list[str]]] = []
-    for label, prefix in (('video → audio', 'v2a'), ('audio → video', 'a2v')):
-        rows.append({'label': label, 'cells': [_number(_figure(metrics, f'{prefix}_{name}')) for name in names]})
-    middle = (_figure(metrics, 'N') + 1) / 2
-    by_chance = [_figure(metrics, f'chance_{name}') for name in names[:3]] + [middle, middle]
-    return [*rows, {'label': 'chance', 'cells': [_number(value) for value in by_chance]}]
-
-
 def _bars(metrics: dict[str, float]) -> list[dict[str, str]]:
     bars = []
     for k in ('1', '5', '10'):
@@ -210,7 +207,7 @@ def _bars(metrics: dict[str, float]) -> list[dict[str, str]]:
             if not math.isnan(value):
                 share = f'{min(max(value, 0.0), 100.0):.2f}'
                 mark = '' if math.isnan(chance) else f'{min(max(chance, 0.0), 100.0):.2f}'
-                bars.append({'k': k, 'way': way, 'kind': prefix, 'share': share, 'value': _number(value), 'mark': mark})
+                bars.append({'k': k, 'way': way, 'kind': prefix, 'share': share, 'value': number(value), 'mark': mark})
     return bars
 
 
@@ -270,10 +267,3 @@ def _skipped(data: ReportData) -> dict:
 
 def _data_uri(encoded: bytes, kind: str) -> str:
     return f'data:image/{kind};base64,{base64.b64encode(encoded).decode("ascii")}'
-
-
-def _number(value: float) -> str:
-    """One decimal, two where one would leave a single digit; a dash for what was not measured."""
-    if math.isnan(value):
-        return '–'
-    return f'{value:.2f}' if abs(value) < 1 and value else f'{value:.1f}'

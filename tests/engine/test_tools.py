@@ -158,6 +158,22 @@ def test_test_repeats_the_figures_of_validation_and_writes_the_report(run, impac
     assert not re.search(r'(src|href)="https?:', page)
 
 
+def test_a_protocol_tests_other_clips_and_says_which(run, impacts, tmp_path):
+    out, picture = tmp_path / 'metrics.json', tmp_path / 'sub' / 'similarity.png'
+    own = [option for option in options(impacts) if not option.startswith('test_dataloader')]
+    own += [f'test_dataloader.dataset.dataset.{option}' for option in ('clips=8', 'clip.size=32')]
+    asked = ['--protocol', 'configs/retrieval/impacts_temporal.py', '--out', out, '--picture', picture]
+    said = tool('test.py', 'configs/gmscavp_impacts.py', run[0], *asked, *own)
+    assert 'Impacts, temporal: found 8 of 8 listed clips, compared 8; sha256:' in said
+    told = json.loads(out.read_text())
+    assert told['gallery']['compared'] == told['metrics']['retrieval/labelled'] == 8
+    # Scales come from the model, which a hook lends to the metric.
+    assert [scale['steps'] for scale in told['scales']] == [16, 8, 4, 2, 1]
+    low, high = told['intervals']['mean_R1']
+    assert low <= told['metrics']['retrieval/mean_R1'] <= high
+    assert picture.read_bytes().startswith(b'\x89PNG')
+
+
 def test_amp_trains_too(impacts, tmp_path):
     out = tool(
         'train.py', 'configs/gmscavp_impacts.py', '--work-dir', tmp_path, '--amp', *options(impacts, ['max_epochs=1'])
