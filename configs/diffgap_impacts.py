@@ -13,7 +13,7 @@ model['diffusion'] = dict(
     denoiser=dict(type=TokenTransformer, width=64, depth=2),
     target='embedding',
     half_batch=True,
-    loss_weight=0.5,
+    loss_weight=0.1,
 )
 # Off; to search with translated queries, or to rank the first candidates anew by how well diffusion explains them:
 # tools/test.py ... --cfg-options model.translation.weight=0.3 model.rerank.top=10

@@ -1,12 +1,13 @@
 """Every config resolves, builds its model, dumps and reloads; mistakes in configs are found and named."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 
-from gmscavp.engine.config import load_config
+from gmscavp.engine.config import add_config_options, load_config
 from gmscavp.errors import UserError
 from gmscavp.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPERS, TRANSFORMS
 
@@ -48,6 +49,18 @@ def test_the_baseline_and_ours_train_on_the_same_data_steps_and_seed(path):
                 del each[f'{part}_dataloader'].dataset['window'], each[f'{part}_dataloader'].dataset['clip']
     for key in ('train_dataloader', 'val_dataloader', 'train_cfg', 'param_scheduler', 'randomness'):
         assert config[key] == ours[key], key
+
+
+def test_a_list_that_the_command_line_cannot_hold_is_refused_in_words():
+    parser = argparse.ArgumentParser()
+    add_config_options(parser)
+    with pytest.raises(UserError, match='not of plain values'):
+        parser.parse_args(['--cfg-options', 'custom_hooks=[dict(type=a,b=[1,2])]'])
+
+
+def test_a_decay_by_depth_that_nothing_would_read_is_refused():
+    with pytest.raises(UserError, match='needs optim_wrapper.constructor'):
+        load_config(IMPACTS, {'optim_wrapper.paramwise_cfg.layer_decay': 0.7})
 
 
 PAPER_SCALE = [

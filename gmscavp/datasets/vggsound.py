@@ -47,7 +47,7 @@ class VGGSound(ClipDataset):
         if unlisted not in ('skip', 'train'):
             raise UserError(f"unlisted must be 'skip' or 'train', not '{unlisted}'.")
         root = Path(data_root)
-        files = {Path(file).stem: file for file in list_files(root, ('.mp4',))}
+        files = _by_name(list_files(root, ('.mp4',)), root)
         rows = read_vggsound_csv(Path(annotations))
         listed = [row for row in rows if row.split in (None, split)]
         found = [row for row in listed if row.clip_id in files]
@@ -72,6 +72,17 @@ class VGGSound(ClipDataset):
         }
         super().__init__(Manifest.from_columns(columns, annotations), root, clip, window, transforms, replace_bad)
         self.listed = len(listed)
+
+
+def _by_name(files: Sequence[str], root: Path) -> dict[str, str]:
+    """File names without ending -> files. Raises UserError for a VGGSound name that two files have."""
+    named: dict[str, str] = {}
+    for file in files:
+        name = Path(file).stem
+        if name in named and _CLIP_NAME.fullmatch(name):
+            raise UserError(f'{root} holds clip {name} twice, as {named[name]} and as {file}; take one away.')
+        named[name] = file
+    return named
 
 
 def read_vggsound_csv(file: Path) -> list[VGGSoundRow]:

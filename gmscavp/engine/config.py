@@ -28,7 +28,13 @@ class _KeyValue(DictAction):
         for value in values:
             if '=' not in value:
                 raise UserError(f"--cfg-options takes KEY=VALUE, got '{value}'.")
-        super().__call__(parser, namespace, values, option_string)
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except RecursionError:
+            # MMEngine's parser knows lists of plain values only, and calls itself for ever on what it does not know.
+            raise UserError(
+                f'--cfg-options {" ".join(values)} holds a list that is not of plain values; change it in a config file.'
+            ) from None
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:

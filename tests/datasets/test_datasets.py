@@ -240,6 +240,13 @@ def test_vggsound_csv_mistakes_are_named(tmp_path, text, message):
         read_vggsound_csv(tmp_path / 'v.csv')
 
 
+def test_vggsound_with_two_files_for_a_clip_is_refused(folder, tmp_path):
+    root = folder('a/abcdefghijk_000005.mp4', 'b/abcdefghijk_000005.mp4')
+    (tmp_path / 'v.csv').write_text('abcdefghijk,5,rain,test\n')
+    with pytest.raises(UserError, match='holds clip abcdefghijk_000005 twice'):
+        VGGSound(str(root), str(tmp_path / 'v.csv'), **COMMON, split='test')
+
+
 def test_vggsound_without_any_listed_clip_says_what_names_it_looks_for(folder, tmp_path):
     root = folder('a.mp4')
     (tmp_path / 'v.csv').write_text('abcdefghijk,5,rain,test\n')
