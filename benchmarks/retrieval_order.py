@@ -42,6 +42,8 @@ from gmscavp.evaluation.retrieval import Gallery, rank_figures
 # Not the quickstart's data (seed 0), on which the settings were chosen while they were developed.
 DATA_SEED = 1
 TRAIN_CLIPS, TEST_CLIPS = 1024, 512
+# Of real clips: as many as fit into the shortest, whose similarities are averaged.
+TEST_WINDOWS = 2
 LENGTHS = [16, 8, 4, 2, 1]
 
 
@@ -126,7 +128,8 @@ def main() -> None:
     todo = [(seed, name) for seed in args.seeds for name in names if not figures_file(args, name, seed).is_file()]
     run_all(args, todo)
     text = results_page(args, budget, names)
-    out = args.out or ROOT / 'docs/results' / ('retrieval_clips.md' if args.folder else 'retrieval.md')
+    page = ('retrieval_clips_init.md' if args.init else 'retrieval_clips.md') if args.folder else 'retrieval.md'
+    out = args.out or ROOT / 'docs/results' / page
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text)
     print(text)
@@ -165,7 +168,7 @@ def prepare_folder(args: argparse.Namespace) -> None:
 
 def figures_file(args: argparse.Namespace, name: str, seed: int) -> Path:
     """Where a finished run leaves its figures."""
-    kind = 'folder' if args.folder else args.budget
+    kind = ('folder_init' if args.init else 'folder') if args.folder else args.budget
     return args.work_dir / kind / f'{name.replace(" ", "_")}_{seed}' / 'figures.json'
 
 
@@ -181,6 +184,8 @@ def run_config(args: argparse.Namespace, budget: Budget, name: str, seed: int) -
             config[loader] = clips[loader]
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         old = config[loader].dataset
+        if args.folder and old.split == 'test':
+            old.window = dict(type='EvenWindows', segments=TEST_WINDOWS)
         kept = {key: old[key] for key in ('clip', 'window', 'transforms', 'replace_bad', 'split') if key in old}
         config[loader].dataset = dict(type='Shards', data_root=str(shards_folder(args, kept['split'])), **kept)
         config[loader].update(num_workers=0, persistent_workers=False)
@@ -220,7 +225,7 @@ def embed(model: Any, loader: Any) -> Gallery:
     """The test clips' embeddings."""
     rows: list[dict[str, Any]] = []
     for batch in loader:
-        rows += model.test_step(batch)
+        rows += [row for row in model.test_step(batch) if row['valid']]
     video, audio = (torch.stack([row[f'{side}_embedding'] for row in rows]) for side in ('video', 'audio'))
     return Gallery([row['clip_id'] for row in rows], video, audio)
 
@@ -296,7 +301,7 @@ def results_page(args: argparse.Namespace, budget: Budget, names: tuple[str, ...
     if args.folder:
         start = ', started from the models trained on Impacts' if args.init else ''
         command = f'python benchmarks/retrieval_order.py --folder PATH{" --init DIR" if args.init else ""}'
-        return folder_page(runs, command, f'trained on the train split in windows of 2 s, {seeds}{start}')
+        return folder_page(runs, command, f'train split, windows of 2 s ({TEST_WINDOWS} a test clip), {seeds}{start}')
     command = f'python benchmarks/retrieval_order.py --budget {args.budget}'
     settings = f'{TRAIN_CLIPS} training clips of data seed {DATA_SEED}, {seeds}'
     return impacts_page(runs, command, settings, {'early': budget.early, 'late': budget.epochs})

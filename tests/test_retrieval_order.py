@@ -1,0 +1,39 @@
+"""The page of benchmarks/retrieval_order.py says what the figures say."""
+
+import pytest
+
+from benchmarks import order_page as page
+
+
+def run(variant, seed, recall):
+    figures = {'mean_R1': recall, 'v2a_R10': recall, 'a2v_R10': recall, 'chance_R1': 0.4, 'N': 256}
+    looks = {look: dict.fromkeys(page.GALLERIES, figures) for look in ('early', 'late')}
+    return dict(variant=variant, seed=seed, minutes=1.0, parameters=10, encoders=5, looks=looks)
+
+
+def runs(**recalls):
+    return {
+        name.replace('_', '-'): [run(name, seed, recall) for seed, recall in enumerate(of)]
+        for name, of in recalls.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ('higher', 'verdict'), [([20.0, 21.0, 22.0], 'outside one'), ([10.0, 13.0, 9.0], 'within one')]
+)
+def test_a_gap_is_clear_only_where_it_is_greater_than_the_spread_of_the_seeds(higher, verdict):
+    said = page.comparisons(runs(CAVP=[10.0, 11.0, 9.0], DiffGAP=higher), 'late', 'mixed')
+    assert verdict in said[0]
+
+
+def test_one_seed_proves_nothing_and_the_ratio_is_of_means():
+    said = page.comparisons(runs(CAVP=[10.0], GMS_CAVP=[35.0]), 'late', 'mixed')
+    assert said == ['- GMS-CAVP / CAVP: 3.5 times']
+
+
+def test_the_table_has_a_row_a_variant_and_says_how_many_runs_there_are():
+    text = page.impacts_page(runs(CAVP=[10.0, 12.0], GMS_CAVP=[35.0]), 'command', 'settings', {'early': 2, 'late': 5})
+    assert '| CAVP (2) | 11.0 ± 1.4 |' in text
+    assert '| GMS-CAVP (1) | 35.0 |' in text
+    assert 'After 2 epochs' in text
+    assert 'After 5 epochs' in text
