@@ -59,7 +59,7 @@ def test_a_list_that_the_command_line_cannot_hold_is_refused_in_words():
 
 
 def test_a_decay_by_depth_that_nothing_would_read_is_refused():
-    with pytest.raises(UserError, match='needs optim_wrapper.constructor'):
+    with pytest.raises(UserError, match=r'needs optim_wrapper\.constructor'):
         load_config(IMPACTS, {'optim_wrapper.paramwise_cfg.layer_decay': 0.7})
 
 

@@ -420,7 +420,7 @@ def test_quickstart_says_how_to_go_on_after_ctrl_c(ready):
         text=True,
         start_new_session=True,
         # A shell that starts the tests in the background has them ignore Ctrl-C, and bash cannot trap what it inherits so.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  (one thread here)
     )
     while not ready.calls_file.exists():
         time.sleep(0.02)

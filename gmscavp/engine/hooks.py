@@ -139,3 +139,28 @@ class LendModelHook(Hook):
         for metric in metrics:
             if hasattr(metric, 'model'):
                 metric.model = getattr(runner.model, 'module', runner.model)
+
+
+@HOOKS.register_module()
+class FadeHook(Hook):
+    """Lets a term of the objective fade: its part's `loss_weight` falls evenly to nothing at `until` of the training.
+
+    part: a part of the model with a `loss_weight`. until: share of all steps, from 0 to 1. The weight follows from the
+    step alone, so that a resumed run has the same.
+    """
+
+    def __init__(self, part: str = 'diffusion', until: float = 0.5) -> None:
+        if not 0 < until <= 1:
+            raise UserError(f'FadeHook: until is a share of the training, above 0 and up to 1, not {until:g}.')
+        self.part, self.until = part, until
+        self._full: float | None = None
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Set the weight of this step."""
+        model: Any = getattr(runner.model, 'module', runner.model)
+        part: Any = getattr(model, self.part, None)
+        if not hasattr(part, 'loss_weight'):
+            raise UserError(f"FadeHook: the model has no '{self.part}' with a loss_weight to let fade.")
+        if self._full is None:
+            self._full = part.loss_weight
+        part.loss_weight = self._full * max(0.0, 1 - runner.iter / (self.until * runner.max_iters))

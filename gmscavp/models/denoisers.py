@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from gmscavp.errors import UserError
 from gmscavp.models.layers import Attention, sinusoid
 from gmscavp.registry import DENOISERS
 from gmscavp.structures import Pyramid
@@ -57,7 +58,9 @@ class _Block(nn.Module):
 class TokenTransformer(Denoiser):
     """A small transformer shared over scales, with a scale embedding; each scale attends to itself and to the condition.
 
-    width, depth, heads: of the transformer; the other arguments are filled in by the diffusion objective.
+    width, depth, heads: of the transformer. aligned: beside attending to all of the condition, every token is given the
+    condition's token of its own scale and step, which covers the same moment; without it a denoiser learns only slowly
+    where to look. The other arguments are filled in by the diffusion objective.
     """
 
     mask: Tensor
@@ -73,12 +76,18 @@ class TokenTransformer(Denoiser):
         width: int = 64,
         depth: int = 2,
         heads: int = 4,
+        aligned: bool = False,
     ) -> None:
         super().__init__()
         self.lengths, self.width = list(lengths), width
         self.into = nn.ModuleList(nn.Linear(count, width) for count in channels)
         self.out = nn.ModuleList(nn.Linear(width, count) for count in channels)
         self.condition_in = nn.Linear(condition_dim, width)
+        if aligned and list(condition_lengths) != list(lengths):
+            raise UserError(
+                f'TokenTransformer: aligned needs a condition of the same lengths, {lengths}; it has {condition_lengths}.'
+            )
+        self.aligned = nn.Linear(condition_dim, width) if aligned else None
         self.null = nn.Parameter(0.02 * torch.randn(width))
         self.scale_embedding = nn.Parameter(0.02 * torch.randn(len(lengths), width))
         self.condition_scale_embedding = nn.Parameter(0.02 * torch.randn(len(condition_lengths), width))
@@ -95,6 +104,9 @@ class TokenTransformer(Denoiser):
         tokens = [into(part) + at for into, part, at in zip(self.into, x, self.scale_embedding, strict=True)]
         hidden = torch.cat(tokens, dim=1) + self.positions
         source = self._source(condition, keep)
+        if self.aligned is not None:
+            now = self.aligned(torch.cat(condition, dim=1))
+            hidden = hidden + (now if keep is None else torch.where(keep[:, None, None], now, 0.0))
         level = self.level(sinusoid(t, self.width))
         for block in self.blocks:
             hidden = block(hidden, level, source, self.mask)

@@ -29,6 +29,45 @@ def video_latents(video: Tensor, lengths: Sequence[int], grids: Sequence[int]) -
     ]
 
 
+def detail_of(latents: Pyramid) -> Pyramid:
+    """What differs from the clip's own mean, at scales of several windows; one window stays as it is.
+
+    [(B, L_s, C_s)] -> the same shapes. What a clip holds throughout then stands in the coarsest scale alone, as in the
+    tokens of a pyramid with `detail`.
+    """
+    return [x - x.mean(dim=1, keepdim=True) if x.shape[1] > 1 else x for x in latents]
+
+
+class RunningScale(nn.Module):
+    """Brings every scale about zero mean and unit variance, by averages over the batches seen in training.
+
+    scales: how many. momentum: share of the newest batch. Of several processes the first one's averages are saved.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    batches: Tensor
+
+    def __init__(self, scales: int, momentum: float = 0.02) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer('mean', torch.zeros(scales))
+        self.register_buffer('deviation', torch.ones(scales))
+        self.register_buffer('batches', torch.zeros((), dtype=torch.int64))
+
+    def forward(self, latents: Pyramid) -> Pyramid:
+        """[(B, L_s, C_s)] -> the same shapes."""
+        if self.training:
+            new_mean = torch.stack([x.detach().float().mean() for x in latents])
+            new_deviation = torch.stack([x.detach().float().std() for x in latents])
+            # The first batches count fully, so that the averages do not start from nothing.
+            weight = (1 / (self.batches + 1)).clamp(min=self.momentum)
+            self.mean.lerp_(new_mean, weight)
+            self.deviation.lerp_(new_deviation, weight)
+            self.batches += 1
+        return [(x - mean) / (std + 1e-4) for x, mean, std in zip(latents, self.mean, self.deviation, strict=True)]
+
+
 @MODELS.register_module()
 class MultiScaleDiffusion(nn.Module):
     """L_diff = sum_s u_s E[w(t) || target - F(alpha_t x0^s + sigma_t eps, t, condition) ||^2], for each direction.
@@ -37,6 +76,8 @@ class MultiScaleDiffusion(nn.Module):
     a denoiser of its own. target: 'latent' denoises the signal itself, averaged to each scale (audio into `bands`, video
     into `grids` x `grids` cells, standardised by (mean, std) in audio_stats and video_stats); 'embedding' denoises the
     other modality's tokens with the gradient stopped on the target (DiffGAP), for without the stop the targets collapse.
+    detail: latents of scales with several windows are what differs from the clip's mean, and every scale is standardised
+    by running averages in place of the given ones.
     scale_weights: u_s, default 1/S. loss_weight: mu. null_prob: how often a clip gets the null condition. half_batch:
     each direction takes one half of the batch, as DiffGAP does. The condition keeps its gradient: that is how this
     objective teaches the encoders. sampler: a config of that kind, for `translate`.
@@ -58,6 +99,7 @@ class MultiScaleDiffusion(nn.Module):
         loss_weight: float = 0.5,
         null_prob: float = 0.1,
         half_batch: bool = False,
+        detail: bool = False,
         sampler: Mapping[str, Any] = {'type': 'DDIM'},
     ) -> None:
         super().__init__()
@@ -76,6 +118,7 @@ class MultiScaleDiffusion(nn.Module):
         self.scheduler = NOISE_SCHEDULERS.build(dict(scheduler))
         self.sampler = SAMPLERS.build(dict(sampler))
         channels = {'v2a': self.bands, 'a2v': [3 * grid * grid for grid in self.grids]}
+        self.running = nn.ModuleDict({way: RunningScale(scales) for way in directions} if detail else {})
         self.denoisers = nn.ModuleDict()
         self.shapes: dict[str, list[tuple[int, int]]] = {}
         for direction in self.directions:
@@ -184,10 +227,12 @@ class MultiScaleDiffusion(nn.Module):
         if self.target == 'embedding':
             return [x.detach() for x in tokens]
         if direction == 'v2a':
-            mean, std = self.audio_stats
-            return [(x - mean) / std for x in audio_latents(mel, self.lengths, self.bands)]
-        mean, std = self.video_stats
-        return [(x - mean) / std for x in video_latents(video, self.lengths, self.grids)]
+            latents, (mean, std) = audio_latents(mel, self.lengths, self.bands), self.audio_stats
+        else:
+            latents, (mean, std) = video_latents(video, self.lengths, self.grids), self.video_stats
+        if direction in self.running:
+            return self.running[direction](detail_of(latents))
+        return [(x - mean) / std for x in latents]
 
 
 def _spread(pyramid: Pyramid) -> Pyramid:

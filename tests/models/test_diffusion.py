@@ -6,8 +6,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from gmscavp.errors import UserError
-from gmscavp.models.denoisers import Denoiser
-from gmscavp.models.diffusion import DIRECTIONS, MultiScaleDiffusion, audio_latents, video_latents
+from gmscavp.models.denoisers import Denoiser, TokenTransformer
+from gmscavp.models.diffusion import (
+    DIRECTIONS,
+    MultiScaleDiffusion,
+    RunningScale,
+    audio_latents,
+    detail_of,
+    video_latents,
+)
 from gmscavp.registry import MODELS
 from tests.models.builders import LENGTHS, tiny_batch, tiny_model
 
@@ -288,3 +295,49 @@ def test_translation_and_reranking_say_what_they_need(name):
         embedding_model(**{name: dict(weight=2.0) if name == 'translation' else dict(top=-1)})
     with pytest.raises(UserError, match='matching_error needs diffusion'):
         MODELS.build(tiny_model()).matching_error('v2a', [], [])
+
+
+def test_detail_takes_what_lasts_out_of_fine_scales_alone():
+    lasting = torch.randn(3, 1, 5)
+    latents = [torch.randn(3, 4, 5), torch.randn(3, 1, 5)]
+    fine, coarse = detail_of([x + lasting for x in latents])
+    plain, _ = detail_of(latents)
+    torch.testing.assert_close(fine, plain)
+    torch.testing.assert_close(coarse, latents[1] + lasting)
+
+
+def test_running_scale_standardises_and_stands_still_in_evaluation():
+    scale = RunningScale(2)
+    batches = [[5 + 3 * torch.randn(64, 4, 2), -1 + 0.1 * torch.randn(64, 1, 2)] for _ in range(200)]
+    for batch in batches:
+        out = scale(batch)
+    for x in out:
+        assert x.mean().abs() < 0.3
+        assert 0.8 < x.std() < 1.2
+    before = {name: value.clone() for name, value in scale.state_dict().items()}
+    scale.eval()(batches[0])
+    torch.testing.assert_close(scale.state_dict(), before)
+
+
+def test_an_aligned_denoiser_hears_of_a_moment_from_its_own_token():
+    """Without attention to the condition the token of the same scale and step is all that can be told."""
+    settings = dict(type='TokenTransformer', width=8, depth=1, heads=1, aligned=True)
+    diffusion = diffusion_of(lengths=(4, 1), denoiser=settings)
+    denoiser = diffusion.denoisers['v2a']
+    for block in denoiser.blocks:
+        for attention in (block.self_attention, block.cross_attention):
+            torch.nn.init.zeros_(attention.out.weight)
+    x = [torch.randn(1, length, DIM) for length in (4, 1)]
+    condition = [torch.randn(1, length, DIM) for length in (4, 1)]
+    other = [part.clone() for part in condition]
+    other[0][:, 2] += 1
+    told = [denoiser(x, torch.ones(1), tokens)[0] for tokens in (condition, other)]
+    changed = (told[0] - told[1]).abs().amax(dim=(0, 2)) > 1e-6
+    assert changed.tolist() == [False, False, True, False]
+    silent = [denoiser(x, torch.ones(1), tokens, torch.tensor([False]))[0] for tokens in (condition, other)]
+    torch.testing.assert_close(*silent)
+
+
+def test_an_aligned_denoiser_refuses_a_condition_of_other_lengths():
+    with pytest.raises(UserError, match='same lengths'):
+        TokenTransformer([4, 1], [3, 3], [2, 1], 8, aligned=True)
