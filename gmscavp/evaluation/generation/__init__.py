@@ -1,0 +1,1 @@
+"""Evaluation of generated sound and video: pure functions of features, class scores, waveforms and frames."""
