@@ -14,8 +14,16 @@ from gmscavp.models.backbones import (
 from gmscavp.models.denoisers import Denoiser, TokenTransformer
 from gmscavp.models.diffusion import MultiScaleDiffusion
 from gmscavp.models.gmscavp import GMSCAVP
+from gmscavp.models.guidance import aligned, guided, guided_within
 from gmscavp.models.heads import ContrastiveHead, DenseHead, MultiScaleInfoNCE, SigLIPHead
-from gmscavp.models.noise_schedulers import NoiseScheduler, RectifiedFlow, ScaledLinearDDPM
+from gmscavp.models.noise_schedulers import (
+    EDM,
+    CosineDDPM,
+    LinearDDPM,
+    NoiseScheduler,
+    RectifiedFlow,
+    ScaledLinearDDPM,
+)
 from gmscavp.models.preprocessor import ClipPreprocessor
 from gmscavp.models.pyramids import (
     ConvPyramid,
@@ -26,21 +34,29 @@ from gmscavp.models.pyramids import (
     ScalePyramid,
     SingleScale,
 )
-from gmscavp.models.samplers import DDIM, Sampler
+from gmscavp.models.samplers import DDIM, DPMSolver2M, Euler, EulerAncestral, Heun, Midpoint, Sampler
 
 __all__ = [
     'DDIM',
+    'EDM',
     'GMSCAVP',
     'Backbone',
     'ClipPreprocessor',
     'Cnn14',
     'ContrastiveHead',
     'ConvPyramid',
+    'CosineDDPM',
+    'DPMSolver2M',
     'Denoiser',
     'DenseHead',
     'DensePyramid',
+    'Euler',
+    'EulerAncestral',
     'FeaturePyramid',
     'FrameViT',
+    'Heun',
+    'LinearDDPM',
+    'Midpoint',
     'MultiScaleDiffusion',
     'MultiScaleInfoNCE',
     'NoiseScheduler',
@@ -59,4 +75,7 @@ __all__ = [
     'TokenTransformer',
     'TransformersAudio',
     'TransformersVideo',
+    'aligned',
+    'guided',
+    'guided_within',
 ]

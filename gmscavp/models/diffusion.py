@@ -158,7 +158,8 @@ class MultiScaleDiffusion(nn.Module):
         x0, eps [(B, L_s, C_s)], t (B,), condition [(B, L_s, D)]; keep (B,) as in Denoiser.
         """
         noised = [self.scheduler.add_noise(x, e, t) for x, e in zip(x0, eps, strict=True)]
-        predicted = self.denoisers[direction]([x for x, _ in noised], self.scheduler.unit_time(t), condition, keep)
+        seen = [self.scheduler.scale_input(x, t) for x, _ in noised]
+        predicted = self.denoisers[direction](seen, self.scheduler.unit_time(t), condition, keep)
         error = torch.stack(
             [
                 u * (p.float() - target).square().flatten(1).mean(1)
@@ -185,7 +186,8 @@ class MultiScaleDiffusion(nn.Module):
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
             noisy, times = _unflat(x, shapes), t.expand(clips)
-            raw = self.denoisers[direction](noisy, self.scheduler.unit_time(times), condition)
+            seen = [self.scheduler.scale_input(part, times) for part in noisy]
+            raw = self.denoisers[direction](seen, self.scheduler.unit_time(times), condition)
             return _flat([self.scheduler.to_x0(p.float(), n, times) for p, n in zip(raw, noisy, strict=True)])
 
         # From torch's own generator, which a stochastic sampler draws from too; on the CPU, so that devices agree.

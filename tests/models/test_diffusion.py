@@ -341,3 +341,21 @@ def test_an_aligned_denoiser_hears_of_a_moment_from_its_own_token():
 def test_an_aligned_denoiser_refuses_a_condition_of_other_lengths():
     with pytest.raises(UserError, match='same lengths'):
         TokenTransformer([4, 1], [3, 3], [2, 1], 8, aligned=True)
+
+
+def test_the_denoiser_sees_what_the_noise_scheduler_scales():
+    """EDM's noise reaches 80 times the signal; a network is to see about unit variance (Karras et al. 2022, c_in)."""
+    seen = []
+
+    class Watching(Perceptron):
+        def forward(self, x, t, condition, keep=None):
+            seen.append(torch.cat([part.flatten() for part in x]).std().item())
+            return super().forward(x, t, condition, keep)
+
+    edm = dict(type='EDM', prediction='edm')
+    diffusion = diffusion_of(scheduler=edm, denoiser=dict(type=Watching))
+    tokens = [torch.randn(256, 1, DIM)]
+    diffusion.denoising_loss('v2a', tokens, tokens)
+    sampled = diffusion.translate('v2a', tokens, steps=5)
+    assert all(0.5 < deviation < 2 for deviation in seen)
+    assert torch.isfinite(sampled[0]).all()

@@ -6,13 +6,11 @@ import torch
 from torch import Tensor
 
 from gmscavp.errors import UserError
-from gmscavp.models.samplers.base import Denoise, NoisePath, Sampler
+from gmscavp.models.samplers.base import Denoise, Levels, NoisePath, Sampler, finished, noise_in
 from gmscavp.registry import SAMPLERS
 
 
-def ddim_step(
-    x: Tensor, x0: Tensor, here: tuple[Tensor, Tensor], there: tuple[Tensor, Tensor], eta: float, noise: Tensor | None
-) -> Tensor:
+def ddim_step(x: Tensor, x0: Tensor, here: Levels, there: Levels, eta: float, noise: Tensor | None) -> Tensor:
     """One step from the levels (alpha, sigma) `here` to those `there`, given the clean signal x0 seen in x.
 
     x' = alpha' x0 + sqrt(sigma'^2 - s^2) eps + s noise, with eps = (x - alpha x0) / sigma. Song et al. 2021, equation 12;
@@ -20,7 +18,7 @@ def ddim_step(
     r = alpha sigma' / (alpha' sigma).
     """
     (alpha, sigma), (alpha_next, sigma_next) = here, there
-    eps = (x - alpha * x0) / sigma
+    eps = noise_in(x, x0, here)
     if noise is None:
         return alpha_next * x0 + sigma_next * eps
     ratio = (alpha * sigma_next) / (alpha_next * sigma)
@@ -46,5 +44,4 @@ class DDIM(Sampler):
         for t, later in pairwise(grid):
             noise = torch.randn_like(x) if self.eta else None
             x = ddim_step(x, denoise(x, t), scheduler.alpha_sigma(t), scheduler.alpha_sigma(later), self.eta, noise)
-        _, left = scheduler.alpha_sigma(grid[-1])
-        return denoise(x, grid[-1]) if left > 0 else x
+        return finished(denoise, x, grid, scheduler)
