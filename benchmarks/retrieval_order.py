@@ -205,6 +205,9 @@ def run_config(args: argparse.Namespace, budget: Budget, name: str, seed: int) -
 
 def run_one(args: argparse.Namespace, budget: Budget, name: str, seed: int) -> None:
     """Train one variant (or go on with it) and write its figures at both looks."""
+    if figures_file(args, name, seed).is_file():
+        # Another call of the benchmark was quicker.
+        return
     config = run_config(args, budget, name, seed)
     started = time.monotonic()
     runner = build_runner(config)
