@@ -33,7 +33,7 @@ from gmscavp.datasets.impacts_render import Difficulty, render_impacts
 from gmscavp.datasets.shards import write_shards
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import load_config
-from gmscavp.engine.runner import build_runner
+from gmscavp.engine.runner import build_runner, newest_checkpoint
 from gmscavp.engine.trained import load_model
 from gmscavp.errors import UserError
 from gmscavp.evaluation.intervals import recall_intervals
@@ -194,9 +194,9 @@ def run_config(args: argparse.Namespace, budget: Budget, name: str, seed: int) -
     config.default_hooks.checkpoint.update(interval=budget.early, max_keep_ckpts=-1, save_best=None)
     config.visualizer.vis_backends = [dict(type='LocalVisBackend')]
     config.work_dir = str(figures_file(args, name, seed).parent)
-    newest = sorted(Path(config.work_dir).glob('epoch_*.pth'), key=lambda file: file.stat().st_mtime)
+    newest = newest_checkpoint(Path(config.work_dir))
     if newest:
-        config.resume, config.load_from = True, str(newest[-1])
+        config.resume, config.load_from = True, str(newest)
     elif args.init:
         # The same variant and seed as it was after training on Impacts.
         config.load_from = str(args.init / f'{name.replace(" ", "_")}_{seed}' / f'epoch_{BUDGETS["full"].epochs}.pth')

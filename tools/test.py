@@ -26,8 +26,8 @@ from gmscavp.engine.config import add_config_options
 from gmscavp.engine.facts import run_facts
 from gmscavp.engine.hooks import BAD_CLIPS_FILE
 from gmscavp.engine.protocol import load_with_protocol
-from gmscavp.engine.runner import PretrainRunner, add_launch_options, build_runner, newest_checkpoint
-from gmscavp.errors import UserError
+from gmscavp.engine.runner import PretrainRunner, add_launch_options, build_runner
+from gmscavp.engine.trained import find_checkpoint
 from gmscavp.evaluation.classes import class_order
 from gmscavp.evaluation.metrics import RetrievalMetric
 from gmscavp.evaluation.report import ReportData, read_curves, write_report
@@ -69,9 +69,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Evaluate, print the table, write what was asked for."""
     args = parse_args()
-    checkpoint = newest_checkpoint(args.checkpoint) if args.checkpoint.is_dir() else args.checkpoint
-    if checkpoint is None or not checkpoint.is_file():
-        raise UserError(f'there is no checkpoint at {args.checkpoint}; train first, or give the path of a .pth file.')
+    checkpoint = find_checkpoint(args.checkpoint)
     config = load_with_protocol(args.config, args.protocol, args.cfg_options)
     config.work_dir = args.work_dir or str(checkpoint.parent / 'eval')
     config.load_from, config.resume = str(checkpoint), False

@@ -18,6 +18,11 @@ from gmscavp.registry import HOOKS
 BAD_CLIPS_FILE = 'bad_clips.json'
 
 
+def _bare_model(runner: Runner) -> Any:
+    """The model without the wrapper that distributes it."""
+    return getattr(runner.model, 'module', runner.model)
+
+
 @HOOKS.register_module()
 class BadClipHook(Hook):
     """Counts the clips that could not be read, by cause, and stops a run in which there are too many.
@@ -103,9 +108,8 @@ class PictureHook(Hook):
     ) -> None:
         """Keep the mels of the first batch."""
         if batch_idx == 0:
-            model: Any = getattr(runner.model, 'module', runner.model)
             with torch.no_grad():
-                mel = model.data_preprocessor(data_batch, False)['mel']
+                mel = _bare_model(runner).data_preprocessor(data_batch, False)['mel']
             self._first_mels = list(mel[: self.mels, 0].float().cpu().numpy())
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
@@ -138,7 +142,7 @@ class LendModelHook(Hook):
     def _lend(self, runner: Runner, metrics: Sequence[Any]) -> None:
         for metric in metrics:
             if hasattr(metric, 'model'):
-                metric.model = getattr(runner.model, 'module', runner.model)
+                metric.model = _bare_model(runner)
 
 
 @HOOKS.register_module()
@@ -157,8 +161,7 @@ class FadeHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the weight of this step."""
-        model: Any = getattr(runner.model, 'module', runner.model)
-        part: Any = getattr(model, self.part, None)
+        part: Any = getattr(_bare_model(runner), self.part, None)
         if not hasattr(part, 'loss_weight'):
             raise UserError(f"FadeHook: the model has no '{self.part}' with a loss_weight to let fade.")
         if self._full is None:

@@ -50,8 +50,7 @@ class PretrainRunner(Runner):
         # MMEngine compares it with ours by running it, and a checkpoint is not to run anything.
         checkpoint.get('meta', {}).pop('config', None)
         # Files of bare weights have no such entry, which MMEngine's hooks look for.
-        checkpoint['state_dict'] = with_computed(compat.weights_of(checkpoint), self.bare_model)
-        refuse_other_model(filename, checkpoint['state_dict'], self.bare_model)
+        checkpoint['state_dict'] = whole_weights(filename, checkpoint, self.bare_model)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         self.bare_model.load_state_dict(checkpoint['state_dict'])
         self._has_loaded = True
@@ -156,18 +155,19 @@ def _start_processes(config: Config) -> None:
         raise UserError('--launcher slurm needs the variables of srun; start it with bash tools/slurm_train.sh.')
 
 
-def with_computed(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights and, where a file of weights alone lacks them, the filters of the mel, which follow from the config."""
-    own = model.state_dict()
-    return {name: own[name] for name in own if name.startswith('data_preprocessor.')} | dict(weights)
+def whole_weights(filename: str | Path, checkpoint: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """All weights of the model, from what `compat.load_checkpoint_file` gave for a file.
 
-
-def refuse_other_model(filename: str, weights: Mapping[str, Any], model: nn.Module) -> None:
-    """Raise UserError where weights and model differ in names or shapes, naming some of them."""
+    A file of weights alone may lack the filters of the mel, which follow from the config. Raises UserError where file and
+    model differ otherwise in names or shapes, naming some of them.
+    """
     own = model.state_dict()
-    said = compat.differences(own, compat.weights_of(weights))
+    computed = {name: own[name] for name in own if name.startswith('data_preprocessor.')}
+    weights = computed | compat.weights_of(checkpoint)
+    said = compat.differences(own, weights)
     if said:
         raise UserError(
             f'checkpoint {Path(filename)} is of another model than the config: of {len(own)} weights {said}. '
             'Give the config that the checkpoint was trained with.'
         )
+    return weights

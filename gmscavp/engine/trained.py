@@ -6,7 +6,7 @@ from mmengine.config import Config
 from torch import nn
 
 from gmscavp import compat
-from gmscavp.engine.runner import newest_checkpoint, refuse_other_model, with_computed
+from gmscavp.engine.runner import newest_checkpoint, whole_weights
 from gmscavp.errors import UserError
 from gmscavp.registry import MODELS
 
@@ -23,7 +23,5 @@ def load_model(config: Config, path: Path) -> nn.Module:
     """The config's model with all weights of the checkpoint, ready to be used. UserError: they do not fit."""
     file = find_checkpoint(path)
     model = MODELS.build(config.model)
-    weights = with_computed(compat.weights_of(compat.load_checkpoint_file(str(file), 'cpu')), model)
-    refuse_other_model(str(file), weights, model)
-    model.load_state_dict(weights)
+    model.load_state_dict(whole_weights(file, compat.load_checkpoint_file(file, 'cpu'), model))
     return model.eval()

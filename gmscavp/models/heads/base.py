@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gmscavp.errors import UserError
 from gmscavp.structures import Losses, Pyramid
 
 
@@ -69,3 +70,11 @@ def joined_scales(pyramid: Pyramid, weights: Sequence[float]) -> Tensor:
 def unit_tokens(pyramid: Pyramid) -> Pyramid:
     """Every token at unit length, in float32."""
     return [F.normalize(tokens.float(), dim=-1) for tokens in pyramid]
+
+
+def weights_of_scales(given: list[float] | None, lengths: list[int]) -> list[float]:
+    """w_s of every scale, 1/S each where none are given. Raises UserError where there are not as many as scales."""
+    weights = list(given or [1 / len(lengths)] * len(lengths))
+    if len(weights) != len(lengths):
+        raise UserError(f'head: scale_weights has {len(weights)} entries, the pyramids have {len(lengths)} scales.')
+    return weights

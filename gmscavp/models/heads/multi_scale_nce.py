@@ -9,7 +9,14 @@ from torch.nn import functional as F
 
 from gmscavp.distributed import gather_batch
 from gmscavp.errors import UserError
-from gmscavp.models.heads.base import ContrastiveHead, clip_similarity, joined_scales, split_by_lengths, unit_tokens
+from gmscavp.models.heads.base import (
+    ContrastiveHead,
+    clip_similarity,
+    joined_scales,
+    split_by_lengths,
+    unit_tokens,
+    weights_of_scales,
+)
 from gmscavp.registry import HEADS
 from gmscavp.structures import Losses, Pyramid
 
@@ -100,11 +107,7 @@ class MultiScaleInfoNCE(ContrastiveHead):
         if same_video not in SAME_VIDEO:
             raise UserError(f"head: same_video must be one of {', '.join(SAME_VIDEO)}, not '{same_video}'.")
         self.lengths = list(lengths)
-        self.scale_weights = list(scale_weights or [1 / len(lengths)] * len(lengths))
-        if len(self.scale_weights) != len(self.lengths):
-            raise UserError(
-                f'head: scale_weights has {len(self.scale_weights)} entries, the pyramids have {len(lengths)} scales.'
-            )
+        self.scale_weights = weights_of_scales(scale_weights, self.lengths)
         self.temporal_weight, self.segment_weight = temporal_weight, segment_weight
         self.same_video = same_video
         self.max_scale = max_scale

@@ -7,8 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gmscavp.distributed import gather_batch
-from gmscavp.errors import UserError
-from gmscavp.models.heads.base import ContrastiveHead, clip_similarity, joined_scales, split_by_lengths, unit_tokens
+from gmscavp.models.heads.base import (
+    ContrastiveHead,
+    clip_similarity,
+    joined_scales,
+    split_by_lengths,
+    unit_tokens,
+    weights_of_scales,
+)
 from gmscavp.registry import HEADS
 from gmscavp.structures import Losses, Pyramid
 
@@ -45,11 +51,7 @@ class SigLIPHead(ContrastiveHead):
     ) -> None:
         super().__init__()
         self.lengths = list(lengths)
-        self.scale_weights = list(scale_weights or [1 / len(lengths)] * len(lengths))
-        if len(self.scale_weights) != len(self.lengths):
-            raise UserError(
-                f'head: scale_weights has {len(self.scale_weights)} entries, the pyramids have {len(lengths)} scales.'
-            )
+        self.scale_weights = weights_of_scales(scale_weights, self.lengths)
         self.temporal_weight = temporal_weight
         count = len(lengths) if per_scale else 1
         self.log_scale = nn.Parameter(torch.full((count,), math.log(init_scale)))
