@@ -27,7 +27,7 @@ LAYERS = {
 }
 BLIND_LAYER = 2
 OUTSIDE = ('configs', 'tools', 'projects', 'benchmarks')
-PLUGIN_KINDS = ('backbones', 'pyramids', 'heads', 'denoisers', 'noise_schedulers', 'samplers', 'codecs')
+PLUGIN_KINDS = ('backbones', 'pyramids', 'heads', 'denoisers', 'noise_schedulers', 'samplers', 'codecs', 'vocoders')
 COLLECTIVE_HOMES = ('torch.distributed', 'mmengine.dist')
 COLLECTIVES = re.compile(
     r'(all_)?(gather|reduce|to_all)(_\w+)?|reduce_scatter\w*|broadcast\w*|scatter\w*|barrier|monitored_barrier'

@@ -21,6 +21,8 @@ class LogMel(nn.Module):
     def __init__(self, sample_rate: int, n_fft: int, hop: int, bands: int, f_min: float, f_max: float) -> None:
         super().__init__()
         self.hop = hop
+        # What a vocoder must know to undo it.
+        self.settings = dict(sample_rate=sample_rate, n_fft=n_fft, hop=hop, bands=bands, f_min=f_min, f_max=f_max)
         self.mel = torchaudio.transforms.MelSpectrogram(
             sample_rate,
             n_fft=n_fft,

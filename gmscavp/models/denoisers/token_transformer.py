@@ -1,29 +1,13 @@
-"""Denoisers: the networks that predict, from a noisy signal and the other modality's tokens, what the noise hides."""
-
-from abc import ABC, abstractmethod
+"""The denoiser of the diffusion objective: one small transformer for all scales."""
 
 import torch
 from torch import Tensor, nn
 
 from gmscavp.errors import UserError
+from gmscavp.models.denoisers.base import Denoiser, token_times
 from gmscavp.models.layers import Attention, sinusoid
 from gmscavp.registry import DENOISERS
 from gmscavp.structures import Pyramid
-
-
-class Denoiser(nn.Module, ABC):
-    """Predicts at several scales at once; sees one noise level per clip and the condition's tokens of all scales.
-
-    lengths, channels: tokens and values a token of every scale of the signal. condition_lengths, condition_dim: the same
-    of the condition's pyramid.
-    """
-
-    @abstractmethod
-    def forward(self, x: Pyramid, t: Tensor, condition: Pyramid, keep: Tensor | None = None) -> Pyramid:
-        """Noisy signal [(B, L_s, C_s)], noise level (B,) in [0, 1], condition [(B, L_c, D)] -> raw prediction like x.
-
-        keep (B,) bool: False puts the null condition in the place of that clip's condition; None keeps all.
-        """
 
 
 class _Block(nn.Module):
@@ -96,8 +80,8 @@ class TokenTransformer(Denoiser):
         self.norm = nn.LayerNorm(width)
         scale_of = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(self.lengths))
         self.register_buffer('mask', scale_of[:, None] == scale_of[None, :], persistent=False)
-        self.register_buffer('positions', _positions(self.lengths, width), persistent=False)
-        self.register_buffer('condition_positions', _positions(condition_lengths, width), persistent=False)
+        self.register_buffer('positions', sinusoid(token_times(self.lengths), width), persistent=False)
+        self.register_buffer('condition_positions', sinusoid(token_times(condition_lengths), width), persistent=False)
 
     def forward(self, x: Pyramid, t: Tensor, condition: Pyramid, keep: Tensor | None = None) -> Pyramid:
         """See Denoiser."""
@@ -122,9 +106,3 @@ class TokenTransformer(Denoiser):
         if keep is None:
             return source
         return torch.where(keep[:, None, None], source, self.null)
-
-
-def _positions(lengths: list[int], width: int) -> Tensor:
-    """The moment in the middle of every token of every scale, clip = [0, 1], as sinusoids: (sum of lengths, width)."""
-    centres = torch.cat([(torch.arange(length) + 0.5) / length for length in lengths])
-    return sinusoid(centres, width)

@@ -1,0 +1,6 @@
+"""Denoisers: the networks of diffusion."""
+
+from gmscavp.models.denoisers.base import Denoiser, LatentDenoiser
+from gmscavp.models.denoisers.token_transformer import TokenTransformer
+
+__all__ = ['Denoiser', 'LatentDenoiser', 'TokenTransformer']

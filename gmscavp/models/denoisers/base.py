@@ -1,0 +1,43 @@
+"""What all denoisers share: they predict, from a noisy signal and the other modality's tokens, what the noise hides."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from gmscavp.structures import Pyramid
+
+
+class Denoiser(nn.Module, ABC):
+    """Predicts at several scales at once; sees one noise level per clip and the condition's tokens of all scales.
+
+    lengths, channels: tokens and values a token of every scale of the signal. condition_lengths, condition_dim: the same
+    of the condition's pyramid.
+    """
+
+    @abstractmethod
+    def forward(self, x: Pyramid, t: Tensor, condition: Pyramid, keep: Tensor | None = None) -> Pyramid:
+        """Noisy signal [(B, L_s, C_s)], noise level (B,) in [0, 1], condition [(B, L_c, D)] -> raw prediction like x.
+
+        keep (B,) bool: False puts the null condition in the place of that clip's condition; None keeps all.
+        """
+
+
+class LatentDenoiser(nn.Module, ABC):
+    """Predicts one signal laid out in time and space: a log-mel, a video, or a codec's latents of them.
+
+    channels, size: C and the places (F, M) or (T, H, W), time first. condition_lengths, condition_dim: of the condition's
+    pyramid. All four are filled in by the generator.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor, condition: Pyramid, keep: Tensor | None = None) -> Tensor:
+        """Noisy signal (B, C, *size), noise level (B,) in [0, 1], condition [(B, L_c, D)] -> raw prediction like x.
+
+        keep (B,) bool: False puts the null condition in the place of that clip's condition; None keeps all.
+        """
+
+
+def token_times(lengths: list[int]) -> Tensor:
+    """The moment in the middle of every token of every scale, clip = [0, 1]: (sum of lengths,)."""
+    return torch.cat([(torch.arange(length) + 0.5) / length for length in lengths])

@@ -1,0 +1,5 @@
+"""Vocoders: from the log-mel back to sound."""
+
+from gmscavp.models.vocoders.base import Vocoder
+
+__all__ = ['Vocoder']
