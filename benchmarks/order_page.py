@@ -79,7 +79,8 @@ def impacts_page(
         f'# Retrieval on Impacts: {title}',
         '',
         f'`{command}`: {settings}. Galleries: {counts} clips. Mean R@1 of both directions in percent, mean ± standard '
-        'deviation over seeds (in brackets: how many runs are finished); R@10 on mixed. Minutes of the processor, one thread a run.',
+        'deviation over seeds (in brackets: how many runs are finished); R@10 on mixed. Minutes are those of the '
+        'processor, one thread a run.',
     ]
     for look, epoch in epochs.items():
         text += ['', f'## After {epoch} epochs', '', *table(runs, look, GALLERIES)]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -87,26 +88,38 @@ def _check_arrays(frames: np.ndarray, audio: np.ndarray) -> None:
         raise ValueError(f'audio: expected values in [-1, 1], got a peak of {np.abs(audio).max()}')
 
 
-def _add_streams(
-    container: OutputContainer, size: tuple[int, int], rate: Fraction, sample_rate: int, crf: int, gop: int | None
-) -> tuple[VideoStream, AudioStream]:
-    """One h264 and one AAC stream, encoded by one thread each: callers run many files side by side."""
+def add_pictures(
+    container: OutputContainer, size: tuple[int, int], rate: Fraction, crf: int = 18, gop: int | None = None
+) -> VideoStream:
+    """An h264 stream of (H, W), both even. Encoded by one thread: callers run many files side by side."""
     # Without B frames decoding order is display order, and the picture needs no edit list, which some readers ignore.
     options = {'crf': str(crf), 'preset': 'veryfast', 'g': str(gop or max(1, round(rate))), 'bf': '0'}
-    try:
+    with _in_words():
         video = container.add_stream('libx264', rate=rate, options=options)
-        # The default coder takes five times as long for 3 dB (of about 30) less error.
-        audio = container.add_stream('aac', rate=sample_rate, layout='mono', options={'aac_coder': 'fast'})
-    except UnknownCodecError as error:
-        raise UserError(f'PyAV cannot encode {error}: install the `av` wheel from PyPI, which brings h264.') from error
     video.height, video.width = size
     video.pix_fmt = 'yuv420p'
     video.codec_context.thread_count = 1
     # Said in the file, so that no reader guesses the matrix from the size of the picture.
     video.codec_context.colorspace = Colorspace.ITU601
     video.codec_context.color_range = ColorRange.MPEG
+    return video
+
+
+def add_sound(container: OutputContainer, sample_rate: int) -> AudioStream:
+    """An AAC stream, mono."""
+    with _in_words():
+        # The default coder takes five times as long for 3 dB (of about 30) less error.
+        audio = container.add_stream('aac', rate=sample_rate, layout='mono', options={'aac_coder': 'fast'})
     audio.bit_rate = AUDIO_BITS_PER_SAMPLE * sample_rate
-    return video, audio
+    return audio
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except UnknownCodecError as error:
+        raise UserError(f'PyAV cannot encode {error}: install the `av` wheel from PyPI, which brings h264.') from error
 
 
 class _Encoder:
@@ -122,7 +135,8 @@ class _Encoder:
         gop: int | None,
     ) -> None:
         self.container, self.rate, self.sample_rate = container, rate, sample_rate
-        self.video, self.audio = _add_streams(container, size, rate, sample_rate, crf, gop)
+        self.video = add_pictures(container, size, rate, crf, gop)
+        self.audio = add_sound(container, sample_rate)
         self.frames = self.samples = 0
 
     def add(self, frames: np.ndarray, audio: np.ndarray) -> None:
@@ -137,7 +151,7 @@ class _Encoder:
         self._hear(audio, heard, len(audio))
 
     def _hear(self, audio: np.ndarray, start: int, stop: int) -> None:
-        for frame in _audio_frames(audio, start, stop, self.sample_rate):
+        for frame in audio_frames(audio, start, stop, self.sample_rate):
             frame.pts = self.samples
             self.samples += frame.samples
             self.container.mux(self.audio.encode(frame))
@@ -154,7 +168,7 @@ def _video_frame(picture: np.ndarray, index: int, rate: Fraction) -> av.VideoFra
     return frame
 
 
-def _audio_frames(audio: np.ndarray, start: int, stop: int, sample_rate: int) -> Iterator[av.AudioFrame]:
+def audio_frames(audio: np.ndarray, start: int, stop: int, sample_rate: int) -> Iterator[av.AudioFrame]:
     """Samples [start, stop) as frames of at most one second."""
     for first in range(start, stop, sample_rate):
         samples = np.ascontiguousarray(audio[None, first : min(stop, first + sample_rate)])

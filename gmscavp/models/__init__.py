@@ -11,8 +11,10 @@ from gmscavp.models.backbones import (
     TransformersAudio,
     TransformersVideo,
 )
-from gmscavp.models.denoisers import Denoiser, TokenTransformer
+from gmscavp.models.codecs import Codec, MelCodec
+from gmscavp.models.denoisers import Denoiser, LatentDenoiser, LatentTransformer, TokenTransformer
 from gmscavp.models.diffusion import MultiScaleDiffusion
+from gmscavp.models.generator import CrossModalGenerator
 from gmscavp.models.gmscavp import GMSCAVP
 from gmscavp.models.guidance import aligned, guided, guided_within
 from gmscavp.models.heads import ContrastiveHead, DenseHead, MultiScaleInfoNCE, SigLIPHead
@@ -35,6 +37,7 @@ from gmscavp.models.pyramids import (
     SingleScale,
 )
 from gmscavp.models.samplers import DDIM, DPMSolver2M, Euler, EulerAncestral, Heun, Midpoint, Sampler
+from gmscavp.models.sampling import Sampling
 
 __all__ = [
     'DDIM',
@@ -43,9 +46,11 @@ __all__ = [
     'Backbone',
     'ClipPreprocessor',
     'Cnn14',
+    'Codec',
     'ContrastiveHead',
     'ConvPyramid',
     'CosineDDPM',
+    'CrossModalGenerator',
     'DPMSolver2M',
     'Denoiser',
     'DenseHead',
@@ -55,7 +60,10 @@ __all__ = [
     'FeaturePyramid',
     'FrameViT',
     'Heun',
+    'LatentDenoiser',
+    'LatentTransformer',
     'LinearDDPM',
+    'MelCodec',
     'Midpoint',
     'MultiScaleDiffusion',
     'MultiScaleInfoNCE',
@@ -64,6 +72,7 @@ __all__ = [
     'QueryPyramid',
     'RectifiedFlow',
     'Sampler',
+    'Sampling',
     'ScalePyramid',
     'ScaledLinearDDPM',
     'SigLIPHead',

@@ -39,3 +39,11 @@ def rest(frozen: Iterable[nn.Module]) -> None:
     """Set frozen parts to evaluation."""
     for part in frozen:
         part.eval()
+
+
+def fix(*modules: nn.Module) -> list[nn.Module]:
+    """Take whole modules out of training; give them for `rest`."""
+    for module in modules:
+        module.requires_grad_(False)
+    rest(modules)
+    return list(modules)

@@ -1,6 +1,7 @@
 """Layers that several plug-ins share: attention, transformer blocks and embeddings."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -27,6 +28,36 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     return rearrange(F.scaled_dot_product_attention(query, key, value, attn_mask=mask), 'b h n k -> b n h k')
 
 
+class Rotation(nn.Module):
+    """Rotary positions of tokens on a grid: every axis turns its own share of the pairs of a head's width.
+
+    grid: places along each axis, the first slowest; at most three axes. (B, N, H, K) -> (B, N, H, K) for N = prod(grid).
+    The inner product of two turned tokens depends on their places only by the difference. Su et al. 2021, equation 34.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, grid: Sequence[int], width: int, longest: float = 100.0) -> None:
+        super().__init__()
+        if width % 2 or width // 2 < len(grid):
+            raise UserError(
+                f'rotary positions over {len(grid)} axes need heads of an even width, {2 * len(grid)} or more.'
+            )
+        places = torch.cartesian_prod(*(torch.arange(count).float() for count in grid)).view(-1, len(grid))
+        pairs = [width // 2 // len(grid) + (axis < width // 2 % len(grid)) for axis in range(len(grid))]
+        angles = [places[:, axis, None] * longest ** (-torch.arange(count) / count) for axis, count in enumerate(pairs)]
+        angle = torch.cat(angles, dim=1)[:, None]
+        self.register_buffer('cos', angle.cos(), persistent=False)
+        self.register_buffer('sin', angle.sin(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, H, K) -> (B, N, H, K)."""
+        first, second = x.float().chunk(2, dim=-1)
+        turned = torch.cat([first * self.cos - second * self.sin, first * self.sin + second * self.cos], dim=-1)
+        return turned.to(x.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head attention from tokens to a source (to themselves when none is given).
 
@@ -40,11 +71,19 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(source_dim or dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """mask (N, M) bool, True where attending is allowed."""
+    def forward(
+        self,
+        tokens: Tensor,
+        source: Tensor | None = None,
+        mask: Tensor | None = None,
+        rotation: Rotation | None = None,
+    ) -> Tensor:
+        """mask (N, M) bool, True where attending is allowed. rotation: of tokens that attend to each other."""
         source = tokens if source is None else source
         query = rearrange(self.query(tokens), 'b n (h k) -> b n h k', h=self.heads)
         key, value = rearrange(self.key_value(source), 'b m (two h k) -> two b m h k', two=2, h=self.heads)
+        if rotation is not None:
+            query, key = rotation(query), rotation(key)
         return self.out(rearrange(attend(query, key, value, mask), 'b n h k -> b n (h k)'))
 
 

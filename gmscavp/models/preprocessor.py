@@ -54,7 +54,7 @@ class ClipPreprocessor(BaseDataPreprocessor):
     video (B, T, 3, H, W) uint8 -> (B, 3, T, H, W); audio (B, S) -> mel (B, 1, F, bands) in [0, 1], F = S // hop. Clips of
     N_T segments, (B, N_T, T, 3, H, W) and (B, N_T, S), become B N_T rows, a clip's segments in succession, and the entry
     segments=N_T. Other entries of the batch pass through. mel_transforms work on the mel in training only, for example
-    SpecMask. Defaults are CAVP's settings.
+    SpecMask. keep_audio: the waveform stays in the batch too. Defaults are CAVP's settings.
     """
 
     def __init__(
@@ -66,8 +66,10 @@ class ClipPreprocessor(BaseDataPreprocessor):
         f_min: float = 125.0,
         f_max: float = 7600.0,
         mel_transforms: Sequence[Mapping[str, Any]] = (),
+        keep_audio: bool = False,
     ) -> None:
         super().__init__(non_blocking=True)
+        self.keep_audio = keep_audio
         self.log_mel = LogMel(sample_rate, n_fft, hop, bands, f_min, f_max)
         self.mel_transforms = nn.ModuleList(TRANSFORMS.build(dict(transform)) for transform in mel_transforms)
 
@@ -78,7 +80,9 @@ class ClipPreprocessor(BaseDataPreprocessor):
             batch['segments'] = batch['audio'].shape[1]
             batch['video'], batch['audio'] = (batch[key].flatten(0, 1) for key in ('video', 'audio'))
         batch['video'] = batch['video'].transpose(1, 2).float() / 127.5 - 1
-        batch['mel'] = self.log_mel(batch.pop('audio'))
+        batch['mel'] = self.log_mel(batch['audio'])
+        if not self.keep_audio:
+            del batch['audio']
         if training:
             for transform in self.mel_transforms:
                 batch['mel'] = transform(batch['mel'])

@@ -60,11 +60,25 @@ def motion_figures(
 ) -> MotionFigures:
     """Compare (T, H, W, 3) uint8 frames with the objects that bounce in the clip, one of a colour.
 
-    Frame k shows (k + 0.5) / fps. Impacts within BLIND_FRAMES of either end do not count, seen or true.
+    Frame k shows (k + 0.5) / fps.
     """
-    seen = {item.colour: item for item in find_bouncers(frames, fps, palette, floor_y)}
+    return compare_motion(find_bouncers(frames, fps, palette, floor_y), len(frames), fps, objects, tolerance_s)
+
+
+def compare_motion(
+    found_objects: Sequence[SeenObject],
+    frames: int,
+    fps: float,
+    objects: Sequence[TrueObject],
+    tolerance_s: float = TOLERANCE_S,
+) -> MotionFigures:
+    """Compare what `find_bouncers` saw in so many frames with the objects that bounce in the clip, one of a colour.
+
+    Impacts within BLIND_FRAMES of either end do not count, seen or true.
+    """
+    seen = {item.colour: item for item in found_objects}
     true = {item.colour: item for item in objects}
-    start_s, stop_s = BLIND_FRAMES / fps, (len(frames) - BLIND_FRAMES) / fps
+    start_s, stop_s = BLIND_FRAMES / fps, (frames - BLIND_FRAMES) / fps
 
     def counted(times: Sequence[float] | np.ndarray) -> np.ndarray:
         rising = np.sort(np.asarray(times, float))

@@ -29,6 +29,15 @@ PITCH_WIDTH = 0.12
 
 
 @dataclass(frozen=True)
+class HeardOnset:
+    """An onset of a sound: when (s), of which colour's pitch, how loud (dB against full scale)."""
+
+    time_s: float
+    colour: str
+    level_db: float
+
+
+@dataclass(frozen=True)
 class OnsetFigures:
     """What one sound has of the events that it should have.
 
@@ -52,24 +61,38 @@ def onset_figures(
     pitches_hz: Mapping[str, float],
     tolerance_s: float = TOLERANCE_S,
 ) -> OnsetFigures:
-    """Compare a sound, (S,) in [-1, 1], with its events in time order; pitches_hz: colour -> pitch.
+    """Compare a sound, (S,) in [-1, 1], with its events in time order; pitches_hz: colour -> pitch."""
+    return compare_onsets(hear_onsets(waveform, sample_rate, pitches_hz), events, tolerance_s)
+
+
+def hear_onsets(waveform: np.ndarray, sample_rate: int, pitches_hz: Mapping[str, float]) -> list[HeardOnset]:
+    """All that is heard in a sound, (S,) in [-1, 1], in time order. ValueError as in `detect_onsets`."""
+    times = detect_onsets(waveform, sample_rate)
+    names = dominant_pitches(waveform, sample_rate, times, pitches_hz)
+    levels = strike_levels(waveform, sample_rate, times)
+    return [HeardOnset(*onset) for onset in zip(times.tolist(), names, levels.tolist(), strict=True)]
+
+
+def compare_onsets(
+    heard_onsets: Sequence[HeardOnset], events: Sequence[TrueEvent], tolerance_s: float = TOLERANCE_S
+) -> OnsetFigures:
+    """Compare what is heard with the events that should be, both in time order.
 
     Pitch and level are taken where no other event is within STRIKE_S: of two at once neither can be told.
     """
     truth = np.array([event.time_s for event in events])
-    detected = detect_onsets(waveform, sample_rate)
+    detected = np.array([onset.time_s for onset in heard_onsets])
     pairs = match_times(detected, truth, tolerance_s)
     heard = np.zeros(len(truth), bool)
     heard[pairs[:, 1]] = True
     clear = pairs[_stand_alone(truth, STRIKE_S)[pairs[:, 1]]]
-    named = dominant_pitches(waveform, sample_rate, detected[clear[:, 0]], pitches_hz)
     return OnsetFigures(
         onsets=MatchCounts(matched=len(pairs), detected=len(detected), true=len(truth)),
         offsets_s=detected[pairs[:, 0]] - truth[pairs[:, 1]],
         heard=heard,
         alone=clear[:, 1],
-        right_pitch=np.array([name == events[k].colour for name, k in zip(named, clear[:, 1], strict=True)], bool),
-        levels_db=strike_levels(waveform, sample_rate, detected[clear[:, 0]]),
+        right_pitch=np.array([heard_onsets[i].colour == events[k].colour for i, k in clear], bool),
+        levels_db=np.array([heard_onsets[i].level_db for i in clear[:, 0]]),
     )
 
 

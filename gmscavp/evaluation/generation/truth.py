@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gmscavp.errors import UserError
@@ -34,6 +34,48 @@ class ClipTruth:
     clip_id: str
     events: tuple[TrueEvent, ...]
     objects: tuple[TrueObject, ...]
+
+
+@dataclass(frozen=True)
+class SceneFacts:
+    """What all clips of a rendering share: colour -> RGB, colour -> pitch, height of the floor, size of the picture.
+
+    Lengths are in pixels of a picture of side x side. The defaults are those of Impacts.
+    """
+
+    palette: Mapping[str, tuple[int, int, int]] = field(
+        default_factory=lambda: {
+            'red': (222, 40, 36),
+            'yellow': (246, 216, 40),
+            'green': (48, 196, 72),
+            'cyan': (84, 220, 232),
+            'blue': (44, 84, 232),
+            'magenta': (232, 76, 216),
+        }
+    )
+    lowest_hz: float = 220.0
+    step: float = 1.6
+    floor_y: float = 56.0
+    side: int = 64
+
+    @property
+    def pitches_hz(self) -> dict[str, float]:
+        """Colour -> pitch, rising by `step` from colour to colour."""
+        return {colour: self.lowest_hz * self.step**number for number, colour in enumerate(self.palette)}
+
+
+def within(truth: ClipTruth, start_s: float, duration_s: float) -> ClipTruth:
+    """What happens in a window of the clip, times counted from its start."""
+
+    def inside(time_s: float) -> bool:
+        return start_s <= time_s < start_s + duration_s
+
+    events = (replace(event, time_s=event.time_s - start_s) for event in truth.events if inside(event.time_s))
+    objects = (
+        replace(each, impact_times_s=tuple(time - start_s for time in each.impact_times_s if inside(time)))
+        for each in truth.objects
+    )
+    return replace(truth, events=tuple(events), objects=tuple(objects))
 
 
 def read_truth(file: str | Path) -> dict[str, ClipTruth]:

@@ -1,6 +1,7 @@
 """Denoisers: the networks of diffusion."""
 
 from gmscavp.models.denoisers.base import Denoiser, LatentDenoiser
+from gmscavp.models.denoisers.latent_transformer import LatentTransformer
 from gmscavp.models.denoisers.token_transformer import TokenTransformer
 
-__all__ = ['Denoiser', 'LatentDenoiser', 'TokenTransformer']
+__all__ = ['Denoiser', 'LatentDenoiser', 'LatentTransformer', 'TokenTransformer']
