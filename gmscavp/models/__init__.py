@@ -1,5 +1,7 @@
 """Models and their interchangeable parts."""
 
+from gmscavp.models.alignment import AlignmentClassifier
+from gmscavp.models.autoencoder import Autoencoder
 from gmscavp.models.backbones import (
     Backbone,
     Cnn14,
@@ -11,8 +13,8 @@ from gmscavp.models.backbones import (
     TransformersAudio,
     TransformersVideo,
 )
-from gmscavp.models.codecs import Codec, MelCodec
-from gmscavp.models.denoisers import Denoiser, LatentDenoiser, LatentTransformer, TokenTransformer
+from gmscavp.models.codecs import Codec, DiffusersCodec, FrameAutoencoder, MelAutoencoder, MelCodec
+from gmscavp.models.denoisers import Denoiser, LatentDenoiser, LatentTransformer, TokenTransformer, UNetDenoiser
 from gmscavp.models.diffusion import MultiScaleDiffusion
 from gmscavp.models.generator import CrossModalGenerator
 from gmscavp.models.gmscavp import GMSCAVP
@@ -43,6 +45,8 @@ __all__ = [
     'DDIM',
     'EDM',
     'GMSCAVP',
+    'AlignmentClassifier',
+    'Autoencoder',
     'Backbone',
     'ClipPreprocessor',
     'Cnn14',
@@ -55,14 +59,17 @@ __all__ = [
     'Denoiser',
     'DenseHead',
     'DensePyramid',
+    'DiffusersCodec',
     'Euler',
     'EulerAncestral',
     'FeaturePyramid',
+    'FrameAutoencoder',
     'FrameViT',
     'Heun',
     'LatentDenoiser',
     'LatentTransformer',
     'LinearDDPM',
+    'MelAutoencoder',
     'MelCodec',
     'Midpoint',
     'MultiScaleDiffusion',
@@ -84,6 +91,7 @@ __all__ = [
     'TokenTransformer',
     'TransformersAudio',
     'TransformersVideo',
+    'UNetDenoiser',
     'aligned',
     'guided',
     'guided_within',

@@ -1,12 +1,14 @@
 """Attention and embeddings against their definitions."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
+from gmscavp.errors import UserError
 from gmscavp.models import layers
-from gmscavp.models.layers import Attention, attend, sinusoid
+from gmscavp.models.layers import Attention, Rotation, attend, sinusoid
 
 
 def plain_attention(query, key, value, mask=None):
@@ -70,3 +72,25 @@ def test_sinusoids_tell_near_and_far_places_apart():
     likeness = code @ code.T / 32
     assert (likeness.diagonal(1) < 0.97).all()
     assert likeness[0, 1] > likeness[0, 4] > likeness[0, 64]
+
+
+@pytest.mark.parametrize('grid', [[7], [4, 3], [3, 2, 4]])
+def test_rotary_positions_tell_only_how_far_apart_tokens_are(grid):
+    rotation = Rotation(grid, 16)
+    query, key = torch.randn(2, 16)
+    count = math.prod(grid)
+    turned = [rotation(x.expand(1, count, 1, 16))[0, :, 0] for x in (query, key)]
+    products = turned[0] @ turned[1].T
+    places = torch.cartesian_prod(*(torch.arange(n) for n in grid)).view(count, -1)
+    found = {}
+    for a, b in itertools.product(range(count), repeat=2):
+        apart = tuple((places[a] - places[b]).tolist())
+        assert torch.allclose(products[a, b], found.setdefault(apart, products[a, b]), atol=1e-4)
+    # Places apart are told apart along every axis, and lengths stay.
+    assert len({round(float(x), 4) for x in found.values()}) > len(found) // 2
+    assert torch.allclose(turned[0].norm(dim=1), query.norm().expand(count), atol=1e-4)
+
+
+def test_rotary_positions_need_a_pair_for_every_axis():
+    with pytest.raises(UserError, match='even width'):
+        Rotation([2, 2, 2], 4)

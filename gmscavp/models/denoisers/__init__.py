@@ -3,5 +3,6 @@
 from gmscavp.models.denoisers.base import Denoiser, LatentDenoiser
 from gmscavp.models.denoisers.latent_transformer import LatentTransformer
 from gmscavp.models.denoisers.token_transformer import TokenTransformer
+from gmscavp.models.denoisers.unet import UNetDenoiser
 
-__all__ = ['Denoiser', 'LatentDenoiser', 'LatentTransformer', 'TokenTransformer']
+__all__ = ['Denoiser', 'LatentDenoiser', 'LatentTransformer', 'TokenTransformer', 'UNetDenoiser']

@@ -1,0 +1,34 @@
+"""Sound from video with tiny networks for CPU: the log-mel itself is generated, 64 ms of all bands at a time."""
+
+from gmscavp.models import (
+    ClipPreprocessor,
+    ConvPyramid,
+    CrossModalGenerator,
+    Euler,
+    GriffinLim,
+    LatentTransformer,
+    MelCodec,
+    RectifiedFlow,
+    TinyVideoNet,
+)
+
+# Frames of the video in a clip; the finest tokens are one a frame, for a sound must begin within 50 ms.
+window = 64
+
+model = dict(
+    type=CrossModalGenerator,
+    data_preprocessor=dict(type=ClipPreprocessor, sample_rate=16000, hop=250, bands=64, keep_audio=True),
+    direction='v2a',
+    size=[256, 64],
+    window=window,
+    backbone=dict(type=TinyVideoNet, width=16),
+    pyramid=dict(
+        type=ConvPyramid, dim=64, lengths=[64, 32, 16, 8, 4, 2, 1], places='image', grids=[1, 2, 4], detail=False
+    ),
+    denoiser=dict(type=LatentTransformer, patch=[4, 64], width=192, depth=4),
+    scheduler=dict(type=RectifiedFlow),
+    codec=dict(type=MelCodec, mean=0.36, std=0.12),
+    sampler=dict(type=Euler),
+    vocoder=dict(type=GriffinLim),
+    sampling=dict(steps=25, guidance=2.0),
+)

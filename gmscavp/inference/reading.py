@@ -1,0 +1,79 @@
+"""What a model takes, from files of any length: read a piece at a time, so that nothing large is ever held."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmscavp.datasets.base import ClipFormat
+from gmscavp.datasets.decoding.audio import read_audio
+from gmscavp.datasets.decoding.clip import BACKENDS
+from gmscavp.datasets.decoding.errors import ClipError
+from gmscavp.datasets.decoding.media import audio_track, open_media, video_track
+from gmscavp.structures import Clip
+
+File = str | os.PathLike[str]
+
+# Seconds read at once. Each piece is searched from a key frame, and few files have those further apart than 10 s.
+_PIECE_S = 20.0
+# The last picture of a track is shown until its end, but not at it.
+_BEFORE_END_S = 2e-3
+
+
+def read_pictures(
+    file: File,
+    first_s: float,
+    end_s: float,
+    count: int,
+    form: ClipFormat,
+    transforms: Sequence[Callable[[Clip, np.random.Generator], Clip]],
+) -> Tensor:
+    """`count` frames from first_s on, at form.fps, as the model's clips are: (count, 3, H, W) uint8.
+
+    Times are seconds on the file's own clock; end_s: where the pictures end, from when on the last one is held. Frame t is
+    the one on screen at first_s + (t + 0.5) / fps, as in training. ClipError: what the file cannot give.
+    """
+    times_s = np.minimum(first_s + (np.arange(count) + 0.5) / form.fps, max(first_s, end_s - _BEFORE_END_S))
+    at_once = max(1, round(_PIECE_S * form.fps))
+    pieces = []
+    for begin in range(0, count, at_once):
+        wanted = times_s[begin : begin + at_once]
+        with open_media(file) as container:
+            stream = video_track(container)
+            if stream is None:
+                raise ClipError(os.fspath(file), 'no video track')
+            frames = BACKENDS[form.backend](container, stream, wanted, form.size)
+        clip = Clip(torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(), torch.zeros(1))
+        for transform in transforms:
+            clip = transform(clip, np.random.default_rng(0))
+        pieces.append(clip.video)
+    return torch.cat(pieces)
+
+
+def read_sound(file: File, first_s: float, duration_s: float, sample_rate: int) -> Tensor:
+    """The sound of `duration_s` from first_s (on the file's own clock) on: (round(duration_s * sample_rate),) float32."""
+    count = round(duration_s * sample_rate)
+    # Of whole seconds, so that pieces meet at a sample.
+    at_once = round(_PIECE_S)
+    pieces = []
+    for begin in range(0, max(1, int(np.ceil(count / sample_rate))), at_once):
+        wanted = min(count - begin * sample_rate, at_once * sample_rate)
+        with open_media(file) as container:
+            stream = audio_track(container)
+            if stream is None:
+                raise ClipError(os.fspath(file), 'no audio track')
+            pieces.append(read_audio(container, stream, first_s + begin, wanted / sample_rate, sample_rate))
+    return torch.cat(pieces)
+
+
+def whole_steps(duration_s: float, rate: float) -> int:
+    """How many steps cover a duration, at least one. A hair too much asks for no step more."""
+    return max(1, int(np.ceil(duration_s * rate - 1e-6)))
+
+
+def built(transforms: Sequence[Any], build: Callable[[Any], Any]) -> list[Any]:
+    """The transforms of a config."""
+    return [build(dict(transform)) for transform in transforms]
