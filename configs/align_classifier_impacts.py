@@ -14,8 +14,9 @@ with read_base():
     from ._base_.schedules.adamw import *
 
 batch_size = 32
-clip.update(fps=16)
 train_dataloader.update(batch_size=batch_size)
+for loader in (train_dataloader, val_dataloader, test_dataloader):
+    loader['dataset']['clip'].update(fps=16)
 
 # Frames of a window, each with its own token.
 lengths = [32]
@@ -31,11 +32,12 @@ model = dict(
     audio_pyramid=dict(type=ConvPyramid, dim=dim, lengths=lengths, places='bands', grids=[8], detail=False),
     window=0.5,
     least_shift_s=0.3,
+    step_weight=1.0,
 )
 
-max_epochs = 8
-train_cfg.update(max_epochs=max_epochs, val_interval=2)
-optim_wrapper['optimizer'].update(lr=2e-3, weight_decay=0.05)
+max_epochs = 14
+train_cfg.update(max_epochs=max_epochs, val_interval=7)
+optim_wrapper['optimizer'].update(lr=3e-3, weight_decay=0.05)
 
 val_evaluator = dict(type=AlignmentMetric)
 test_evaluator = val_evaluator

@@ -12,6 +12,6 @@ with read_base():
     from .align_classifier_impacts import *
 
 model['audio_backbone'] = None
-model['codec'] = dict(type=MelCodec)
+model['codec'] = dict(type=MelCodec, mean=0.36, std=0.12)
 model['scheduler'] = dict(type=RectifiedFlow, prediction='x0')
 model['latents'] = dict(width=16, strides=[(2, 2), (2, 2), (1, 2)])

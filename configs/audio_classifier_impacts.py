@@ -5,11 +5,9 @@ python tools/train.py configs/audio_classifier_impacts.py
 
 from mmengine.config import read_base
 
-from gmscavp.datasets import Gain
-from gmscavp.datasets.labelled import LabelledClips
+from gmscavp.datasets import Gain, LabelledClips
 from gmscavp.evaluation.classification_metric import ClassificationMetric
-from gmscavp.models import ClipPreprocessor, TinyAudioNet
-from gmscavp.models.classifier import ClipClassifier
+from gmscavp.models import ClipClassifier, ClipPreprocessor, TinyAudioNet
 
 with read_base():
     from ._base_.datasets.impacts import *
@@ -34,6 +32,7 @@ model = dict(
 # The sound is all that counts: one small picture a clip is read.
 dataset['clip'] = dict(duration_s=4.0, fps=0.25, size=8, sample_rate=16000, backend='pyav')
 labelled = dict(type=LabelledClips, classes=classes, separator='+')
+train_dataloader.update(batch_size=24)
 train_dataloader['dataset'] = dict(
     **labelled, dataset=dict(**dataset, split='train', transforms=[dict(type=Gain, low_db=-3, high_db=3)])
 )
@@ -44,4 +43,3 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type=ClassificationMetric)
 test_evaluator = val_evaluator
 default_hooks['checkpoint'].update(save_best='classes/mAP')
-max_epochs = 20

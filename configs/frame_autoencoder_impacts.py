@@ -22,7 +22,8 @@ default_hooks['checkpoint'].update(**best_reconstruction)
 for loader in (train_dataloader, val_dataloader, test_dataloader):
     loader['dataset']['clip'].update(duration_s=2.0, fps=1)
 train_dataloader['dataset']['window'] = dict(type=RandomWindow)
-batch_size = 24
+# Of so small a codec many small steps make more than a few large ones.
+batch_size = 4
 train_dataloader.update(batch_size=batch_size)
 max_epochs = 25
 train_cfg.update(max_epochs=max_epochs)

@@ -19,5 +19,8 @@ default_hooks['checkpoint'].update(**best_reconstruction)
 # The sound is all that counts: one small picture a clip is read.
 for loader in (train_dataloader, val_dataloader, test_dataloader):
     loader['dataset']['clip'].update(fps=0.25, size=8)
-batch_size = 16
+# Of so small a codec many small steps make more than a few large ones.
+batch_size = 4
 train_dataloader.update(batch_size=batch_size)
+max_epochs = 10
+train_cfg.update(max_epochs=max_epochs)

@@ -157,6 +157,8 @@ def load_weights(module: nn.Module, file: str | Path, prefix: str = '') -> list[
     weights = weights_of(checkpoint)
     start = f'{prefix}.' if prefix else ''
     given = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
+    # The part may be a whole model, trained by itself.
+    given = given or (weights if weights.keys() == module.state_dict().keys() else {})
     if not given:
         parts = ', '.join(sorted({name.partition('.')[0] for name in weights})) or 'nothing'
         raise UserError(f'{file} holds no weights of {prefix}; it holds those of {parts}.')

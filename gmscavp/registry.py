@@ -49,7 +49,14 @@ def _child(kind: str, parent: mmengine_registry.Registry, *modules: str) -> Regi
 MODELS = _child('model', mmengine_registry.MODELS, 'models')
 DATASETS = _child('dataset', mmengine_registry.DATASETS, 'datasets')
 TRANSFORMS = _child('transform', mmengine_registry.TRANSFORMS, 'datasets.transforms')
-METRICS = _child('metric', mmengine_registry.METRICS, 'evaluation.metrics', 'evaluation.reconstruction')
+METRICS = _child(
+    'metric',
+    mmengine_registry.METRICS,
+    'evaluation.metrics',
+    'evaluation.reconstruction',
+    'evaluation.generation_metric',
+    'evaluation.classification_metric',
+)
 HOOKS = _child('hook', mmengine_registry.HOOKS, 'engine.hooks')
 DATA_SAMPLERS = _child('data sampler', mmengine_registry.DATA_SAMPLERS, 'datasets.shards')
 OPTIM_WRAPPERS = _child('optimiser wrapper', mmengine_registry.OPTIM_WRAPPERS, 'engine.optim')

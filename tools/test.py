@@ -1,12 +1,17 @@
 """Evaluate a checkpoint: python tools/test.py configs/gmscavp_impacts.py work_dirs/gmscavp_impacts/epoch_12.pth
 
-On the clips of a published protocol: ... --protocol configs/retrieval/p1_vggsound.py (docs/evaluation.md).
+The config says what is measured: retrieval, generation, or the classes of a classifier. Retrieval on the clips of a
+published protocol: ... --protocol configs/retrieval/p1_vggsound.py (docs/evaluation.md).
 """
 
 import argparse
+import copy
 import json
+import math
 import sys
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gmscavp.datasets.base import ClipDataset
+from gmscavp.datasets.encoding import write_clip
 from gmscavp.distributed import stop, world
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import add_config_options
@@ -28,15 +34,23 @@ from gmscavp.engine.hooks import BAD_CLIPS_FILE
 from gmscavp.engine.protocol import load_with_protocol
 from gmscavp.engine.runner import PretrainRunner, add_launch_options, build_runner
 from gmscavp.engine.trained import find_checkpoint
+from gmscavp.errors import UserError
 from gmscavp.evaluation.classes import class_order
+from gmscavp.evaluation.generation_metric import Example, GenerationMetric
+from gmscavp.evaluation.generation_tables import counted_words, generation_table
+from gmscavp.evaluation.generation_tables import plain_names as plain_generation
 from gmscavp.evaluation.metrics import RetrievalMetric
 from gmscavp.evaluation.report import ReportData, read_curves, write_report
 from gmscavp.evaluation.retrieval import Gallery
-from gmscavp.evaluation.tables import figures_table, gallery_words, plain_names, scales_table
+from gmscavp.evaluation.samples_page import SampleCard, SamplesData, SampleSide, write_samples
+from gmscavp.evaluation.tables import Table as Rows
+from gmscavp.evaluation.tables import figures_table, gallery_words, number, plain_names, scales_table
 from gmscavp.pictures import PICTURE_CELLS, png_bytes, similarity_picture
 
 # With more classes their borders would cover the picture.
 MOST_CLASSES = 40
+# At fewer frames a second a movie stutters; pixels to which small pictures are enlarged.
+MOVIE_FPS, MOVIE_SIDE = 16, 256
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,8 +72,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, metavar='JSON', help='write figures, intervals, scales and facts to this file'
     )
-    parser.add_argument('--picture', type=Path, metavar='PNG', help='draw the similarity matrix, ordered by class')
-    parser.add_argument('--report', type=Path, metavar='HTML', help='write a page of curves, similarities, confusions')
+    parser.add_argument(
+        '--picture', type=Path, metavar='PNG', help='draw the similarity matrix of retrieval, ordered by class'
+    )
+    parser.add_argument(
+        '--report',
+        type=Path,
+        metavar='HTML',
+        help='write a page: curves, similarities and confusions of retrieval, samples of generation',
+    )
     parser.add_argument('--work-dir', help='folder for logs (default: eval/ beside the checkpoint)')
     add_launch_options(parser)
     add_config_options(parser)
@@ -73,6 +94,7 @@ def main() -> None:
     config = load_with_protocol(args.config, args.protocol, args.cfg_options)
     config.work_dir = args.work_dir or str(checkpoint.parent / 'eval')
     config.load_from, config.resume = str(checkpoint), False
+    demand_pages(config.get('test_evaluator') or {}, args)
     runner = build_runner(config, args.launcher)
     metrics = runner.test()
     main_process = world()[0] == 0
@@ -81,18 +103,62 @@ def main() -> None:
     if not main_process:
         return
     facts = run_facts(config, runner.bare_model) | {'checkpoint': str(checkpoint)}
-    metric = next(metric for metric in runner.test_evaluator.metrics if isinstance(metric, RetrievalMetric))
+    metric = measured(runner)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({'metrics': metrics, **metric.details, 'facts': facts}, indent=2) + '\n')
-    if args.picture:
-        draw_picture(args.picture, metric)
-    if args.report:
-        write_page(args.report, runner, metric, metrics, facts, checkpoint.parent)
-    print_tables(metrics, metric.details)
+        entries = {'metrics': metrics, **getattr(metric, 'details', {}), 'facts': facts}
+        args.out.write_text(json.dumps(without_nan(entries), indent=2, allow_nan=False) + '\n')
+    if isinstance(metric, RetrievalMetric):
+        if args.picture:
+            draw_picture(args.picture, metric)
+        if args.report:
+            write_page(args.report, runner, metric, metrics, facts, checkpoint.parent)
+        print_tables(metrics, metric.details)
+    elif isinstance(metric, GenerationMetric):
+        if args.report:
+            write_samples_page(args.report, runner, metric, metrics, facts)
+        plain = plain_generation(metrics)
+        print_table(f'Generation: {counted_words(plain)}', generation_table(plain))
+    else:
+        print_table('Figures', Rows(['', 'value'], [(name, [number(value)]) for name, value in metrics.items()]))
     for file in (args.out, args.picture, args.report):
         if file:
             print(f'written: {file}')
+
+
+def measured(runner: PretrainRunner) -> Any:
+    """The metric that says what kind of run this is."""
+    metrics = runner.test_evaluator.metrics
+    return next((metric for metric in metrics if isinstance(metric, RetrievalMetric | GenerationMetric)), metrics[0])
+
+
+def demand_pages(evaluators: Any, args: argparse.Namespace) -> None:
+    """Raise UserError, before anything is computed, for a file that such a run has nothing to write into."""
+    kinds = [each.get('type') for each in (evaluators if isinstance(evaluators, list) else [evaluators])]
+    names = {getattr(kind, '__name__', str(kind).rpartition('.')[2]) for kind in kinds}
+    for flag, able in (('picture', {'RetrievalMetric'}), ('report', {'RetrievalMetric', 'GenerationMetric'})):
+        if getattr(args, flag) and not names & able:
+            raise UserError(f'--{flag} needs {" or ".join(sorted(able))} in test_evaluator; leave --{flag} out.')
+
+
+def without_nan(value: Any) -> Any:
+    """What JSON can hold: null for what is no number."""
+    if isinstance(value, dict):
+        return {name: without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_table(title: str, rows: Rows, caption: str | None = None) -> None:
+    """A table in the terminal."""
+    table = Table(title=title, caption=caption, box=SIMPLE)
+    for column, heading in enumerate(rows.headings):
+        table.add_column(heading, justify='right' if column else 'left', overflow='fold')
+    for label, cells in rows.rows:
+        table.add_row(label, *cells)
+    if rows.rows:
+        Console().print(table)
 
 
 def print_tables(metrics: dict[str, float], details: dict[str, Any]) -> None:
@@ -100,14 +166,8 @@ def print_tables(metrics: dict[str, float], details: dict[str, Any]) -> None:
     of = plain_names(metrics)
     figures = figures_table(of, details['intervals'])
     title = f'Retrieval among {of["N"]:.0f} clips ({of["skipped"]:.0f} could not be read)'
-    for name, (headings, rows) in {title: figures, 'Every scale by itself': scales_table(details['scales'])}.items():
-        table = Table(title=name, caption='all but the ranks in percent', box=SIMPLE)
-        for heading in headings:
-            table.add_column(heading, justify='right', overflow='fold')
-        for label, cells in rows:
-            table.add_row(label, *cells)
-        if rows:
-            Console().print(table)
+    for name, rows in {title: figures, 'Every scale by itself': scales_table(details['scales'])}.items():
+        print_table(name, rows, 'all but the ranks in percent')
     if details['intervals']:
         low, high = details['intervals']['mean_R1']
         by = f'95 % interval, bootstrap of {details["bootstrap"]["draws"]:,} draws over clips'
@@ -175,6 +235,71 @@ def clip_shower(runner: PretrainRunner) -> Callable[[str], tuple[np.ndarray, np.
         return video.numpy(), preprocessor.log_mel(audio)[0, 0].cpu().numpy()
 
     return show
+
+
+def write_samples_page(
+    file: Path, runner: PretrainRunner, metric: GenerationMetric, metrics: dict[str, float], facts: dict[str, str]
+) -> None:
+    """Show the first clips as generated and as they are."""
+    dataset = for_movies(runner.test_dataloader.dataset)
+    place = {clip_id: index for index, clip_id in enumerate(dataset.manifest.column('clip_id'))}
+    preprocessor = runner.bare_model.data_preprocessor
+    log_mel = preprocessor.log_mel
+    cards = []
+    for example in metric.examples:
+        sample = dataset[place[example.clip_id]]
+        figures = metric.details['clips'].get(example.clip_id, {})
+        if not sample['valid']:
+            cards.append(SampleCard(example.clip_id, figures=figures, why_not=f'{sample["failures"]}'))
+            continue
+        frames, audio = sample['video'].permute(0, 2, 3, 1).numpy(), sample['audio']
+        mel = log_mel(audio[None].to(preprocessor.device))[0, 0].cpu().numpy()
+        duration_s = len(audio) / log_mel.settings['sample_rate']
+        sides = sides_of(example, frames, audio.numpy(), mel, duration_s)
+        cards.append(SampleCard(example.clip_id, sides, duration_s, example.truth, figures))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_samples(file, SamplesData(Path(facts['config']).stem, metrics, cards, facts))
+
+
+def sides_of(
+    example: Example, frames: np.ndarray, audio: np.ndarray, mel: np.ndarray, duration_s: float
+) -> dict[str, SampleSide]:
+    """Both sides of an example; frames (T, H, W, 3), audio (S,) and mel (F, M) of the clip as it was read again."""
+    sides = {}
+    for name, made, made_mel in (
+        ('generated', example.generated, example.mel),
+        ('real', example.real, example.real_mel),
+    ):
+        if made_mel is not None:
+            sides[name] = SampleSide(movie(frames, duration_s, made, int(example.rate)), frames, made_mel)
+        else:
+            sample_rate = round(len(audio) / duration_s)
+            sides[name] = SampleSide(movie(made, len(made) / example.rate, audio, sample_rate), made, mel)
+    return sides
+
+
+def for_movies(dataset: Any) -> Any:
+    """A copy of a test set that reads enough frames a second to look at."""
+    shown = copy.copy(dataset)
+    if hasattr(dataset, 'dataset'):
+        shown.dataset = for_movies(dataset.dataset)
+    elif hasattr(dataset, 'clip'):
+        shown.clip = replace(dataset.clip, fps=max(dataset.clip.fps, MOVIE_FPS))
+    return shown
+
+
+def movie(frames: np.ndarray, duration_s: float, audio: np.ndarray, sample_rate: int) -> bytes:
+    """An mp4 file of (T, H, W, 3) uint8 that last duration_s and (S,) sound, whatever a generator gave."""
+    side = max(frames.shape[1:3])
+    times = max(1, MOVIE_SIDE // side)
+    frames = frames.repeat(times, axis=1).repeat(times, axis=2)
+    frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+    sound = np.clip(np.nan_to_num(audio.astype(np.float32), posinf=0.0, neginf=0.0), -1, 1)
+    sound = sound if len(sound) else np.zeros(max(1, round(duration_s * sample_rate)), np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / 'sample.mp4'
+        write_clip(file, frames, len(frames) / duration_s, sound, sample_rate, crf=23)
+        return file.read_bytes()
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ from gmscavp.datasets.base import ClipDataset, ClipFormat
 from gmscavp.datasets.decoding import ClipError, MediaInfo, probe, read_clip
 from gmscavp.datasets.gallery import GallerySubset
 from gmscavp.datasets.impacts import Impacts
+from gmscavp.datasets.labelled import LabelledClips
 from gmscavp.datasets.manifest import ClipRecord, Manifest
 from gmscavp.datasets.panda70m import Panda70M
 from gmscavp.datasets.shards import Shards, ShardShuffle, write_shards
@@ -35,6 +36,7 @@ __all__ = [
     'Gain',
     'GallerySubset',
     'Impacts',
+    'LabelledClips',
     'Manifest',
     'MediaInfo',
     'Panda70M',

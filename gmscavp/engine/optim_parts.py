@@ -30,10 +30,14 @@ class PartsConstructor:
         children = dict(getattr(model, 'module', model).named_children())
         for part in self.parts:
             if part not in children:
-                raise UserError(f"optim_wrapper names '{part}', which the model has not; its parts are {', '.join(children)}.")
+                raise UserError(
+                    f"optim_wrapper names '{part}', which the model has not; its parts are {', '.join(children)}."
+                )
         left = [name for name, child in children.items() if name not in self.parts and _trained(child)]
         if left:
-            raise UserError(f'optim_wrapper leaves out {", ".join(left)}; give every part that is trained an optimiser.')
+            raise UserError(
+                f'optim_wrapper leaves out {", ".join(left)}; give every part that is trained an optimiser.'
+            )
         kind = {'type': self.kind} if self.kind else {}
         built = {name: build_optim_wrapper(children[name], dict(cfg) | kind) for name, cfg in self.parts.items()}
         return OptimWrapperDict(**built)

@@ -44,11 +44,8 @@ class ClassificationMetric(BaseMetric):
             raise UserError('the class scores are not finite: training has diverged; lower the learning rate.')
         precision = 100 * average_precision(hits_in_order(scores, labels)).double()
         names = (self.dataset_meta or {}).get('classes', map(str, range(len(labels))))
-        self.details = {
-            'average_precision': {
-                name: value for name, value in zip(names, precision.tolist(), strict=True) if value == value
-            }
-        }
+        found = zip(names, precision.tolist(), labels.any(dim=1).tolist(), strict=True)
+        self.details = {'average_precision': {name: value for name, value, any_clip in found if any_clip}}
         return {
             'mAP': precision.nanmean().item(),
             'chance_mAP': 100 * labels[labels.any(dim=1)].double().mean().item(),

@@ -1,7 +1,7 @@
 """MMEngine's side of the evaluation of generation: judges every clip as it comes, and keeps what is small of it."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +129,8 @@ class GenerationMetric(BaseMetric):
         rate, made = clip['sample_rate'], clip['waveform'].float()
         finite = bool(torch.isfinite(made).all())
         real = clip['real_waveform'].float().nan_to_num(0.0, 0.0, 0.0)
-        made = (made if finite else torch.zeros_like(real)).clamp(-1, 1)
+        # The same moments of both: what is missing is silence.
+        made = _of_length(made if finite else torch.zeros_like(real), len(real)).clamp(-1, 1)
         row: Row = {
             'direction': 'v2a',
             'not_finite': not finite,
@@ -145,7 +146,9 @@ class GenerationMetric(BaseMetric):
     def _picture_row(self, clip: Mapping[str, Any]) -> Row:
         missing = [name for name in ('frames', 'real_frames', 'fps') if name not in clip]
         if missing:
-            raise UserError(f'GenerationMetric: the model gives no {", ".join(missing)}; it takes those of a generator.')
+            raise UserError(
+                f'GenerationMetric: the model gives no {", ".join(missing)}; it takes those of a generator.'
+            )
         made, real, fps = clip['frames'], clip['real_frames'], float(clip['fps'])
         row: Row = {
             'direction': 'a2v',
@@ -166,7 +169,7 @@ class GenerationMetric(BaseMetric):
             return
         if row['clip_id'] not in self.truths:
             raise UserError(
-                f"{self.truth_file} knows nothing of clip {row['clip_id']}; give the events of the data set that is "
+                f'{self.truth_file} knows nothing of clip {row["clip_id"]}; give the events of the data set that is '
                 'tested, or truth=None.'
             )
         row['truth'] = within(self.truths[row['clip_id']], start_s, row['duration_s'])
@@ -189,7 +192,7 @@ class GenerationMetric(BaseMetric):
         assert self.alignment
         video, audio = batch['video'][read], batch['audio'][read]
         if 'waveform' in clips[0]:
-            made = torch.stack([_of_length(rows[number]['sounds'][0], audio.shape[-1]) for number in read])
+            made = torch.stack([rows[number]['sounds'][0] for number in read])
             pairs = [(video, made), (video, audio)]
         else:
             frames = torch.stack([clip['frames'] for clip in clips]).permute(0, 1, 4, 2, 3)
@@ -209,10 +212,9 @@ class GenerationMetric(BaseMetric):
             return {}
         truths = [row['truth'] for row in read]
         made, real = zip(*(row['found'] for row in read), strict=True)
-        if read[0]['direction'] == 'v2a':
-            compare = sound_figures
-        else:
-            compare = functools.partial(_picture_figures, frames=[row['frames'] for row in read], fps=read[0]['fps'])
+        compare: Callable[[Sequence[Any], Sequence[ClipTruth]], dict[str, float]] = sound_figures
+        if read[0]['direction'] == 'a2v':
+            compare = functools.partial(picture_figures, frames=[row['frames'] for row in read], fps=read[0]['fps'])
         figures = compare(made, truths) | prefixed('real', compare(real, truths))
         if len(read) > 1:
             figures |= prefixed('shuffled', compare(made, [truths[number] for number in deranged(len(read))]))
@@ -239,12 +241,6 @@ class GenerationMetric(BaseMetric):
         if 'aligned' in row:
             figures['aligned'] = row['aligned'][0]
         return figures | {fault: 1.0 for fault in ('silent', 'not_finite', 'blank') if row.get(fault)}
-
-
-def _picture_figures(
-    found: Sequence[Any], truths: Sequence[ClipTruth], frames: Sequence[int], fps: float
-) -> dict[str, float]:
-    return picture_figures(found, frames, fps, truths)
 
 
 def _embedded(embedder: Any, sounds: Sequence[Tensor], sample_rate: int) -> list[tuple[Tensor, Tensor | None]]:

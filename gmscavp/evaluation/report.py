@@ -1,23 +1,21 @@
 """One HTML page that shows how well a run retrieves: the figures, the curves, and the clips it confuses."""
 
-import base64
 import functools
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from mmengine.logging import print_log
 
 from gmscavp.errors import UserError
 from gmscavp.evaluation.confusions import answers, hardest_confusions
+from gmscavp.evaluation.pages import data_uri, write_page
 from gmscavp.evaluation.retrieval import TIE
 from gmscavp.evaluation.tables import figures_table, gallery_words, number, plain_names, scales_table
 from gmscavp.pictures import (
@@ -69,14 +67,7 @@ def write_report(file: Path, data: ReportData, clip: ShowClip, confusions: int =
     total = len(data.clip_ids)
     if data.similarity.shape != (total, total):
         raise ValueError(f'{total} clip_ids, but a similarity of shape {data.similarity.shape}: expected (N, N).')
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader('gmscavp', 'evaluation'),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = templates.get_template('report.html.j2').render(
+    values = dict(
         title=data.title,
         headline=_headline(data.metrics),
         table=figures_table(plain_names(data.metrics), data.details.get('intervals', {})),
@@ -92,12 +83,7 @@ def write_report(file: Path, data: ReportData, clip: ShowClip, confusions: int =
         most_files=MOST_FILES,
         facts=data.facts,
     )
-    unfinished = file.with_name(f'.{file.name}.{os.getpid()}.tmp')
-    try:
-        unfinished.write_bytes(page.encode('utf-8', 'backslashreplace'))
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_page(file, 'report.html.j2', values)
 
 
 def read_curves(scalars: Path | Iterable[Path], wanted: Sequence[str] = ()) -> dict[str, Curve]:
@@ -217,8 +203,8 @@ def _heat(similarity: np.ndarray) -> dict[str, str | int] | None:
     limits = heat_limits(similarity)
     scale = heat_picture(np.linspace(0, 1, 64)[None], (0.0, 1.0))
     return {
-        'picture': _data_uri(png_bytes(heat_picture(similarity, limits)), 'png'),
-        'scale': _data_uri(png_bytes(scale), 'png'),
+        'picture': data_uri(png_bytes(heat_picture(similarity, limits)), 'image/png'),
+        'scale': data_uri(png_bytes(scale), 'image/png'),
         'low': f'{limits[0]:.3f}'.replace('-', '−'),
         'high': f'{limits[1]:.3f}'.replace('-', '−'),
         'total': len(similarity),
@@ -252,7 +238,7 @@ def _strip(clip: ShowClip, clip_id: str) -> dict[str, str]:
         frames, mel = clip(clip_id)
     except (UserError, OSError) as error:
         return {'picture': '', 'why_not': str(error)}
-    return {'picture': _data_uri(jpeg_bytes(film_strip(frames, mel)), 'jpeg'), 'why_not': ''}
+    return {'picture': data_uri(jpeg_bytes(film_strip(frames, mel)), 'image/jpeg'), 'why_not': ''}
 
 
 def _skipped(data: ReportData) -> dict:
@@ -263,7 +249,3 @@ def _skipped(data: ReportData) -> dict:
         'unnamed': 0 if math.isnan(counted) else max(int(counted) - listed, 0),
         'causes': sorted(data.bad_clips.items(), key=lambda cause: -len(cause[1])),
     }
-
-
-def _data_uri(encoded: bytes, kind: str) -> str:
-    return f'data:image/{kind};base64,{base64.b64encode(encoded).decode("ascii")}'

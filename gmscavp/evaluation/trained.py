@@ -38,7 +38,8 @@ def load_judge(config: str, checkpoint: str) -> nn.Module:
 class AlignmentJudge:
     """How probably a clip's picture and sound belong together, by a trained alignment classifier.
 
-    config, checkpoint: as in `load_judge`, of a model with `aligned_probability(video, mel) -> (B,)`. UserError: it has none.
+    config, checkpoint: as in `load_judge`, of a model with `aligned_probability(video, mel) -> (B,)`, without which it is a
+    UserError.
     """
 
     def __init__(self, config: str, checkpoint: str, device: str | torch.device = 'cpu') -> None:

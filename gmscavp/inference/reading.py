@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from gmscavp.datasets.decoding.audio import read_audio
 from gmscavp.datasets.decoding.clip import BACKENDS
 from gmscavp.datasets.decoding.errors import ClipError
 from gmscavp.datasets.decoding.media import audio_track, open_media, video_track
+from gmscavp.datasets.transforms import CentreCrop
 from gmscavp.structures import Clip
 
 File = str | os.PathLike[str]
@@ -34,7 +34,8 @@ def read_pictures(
     """`count` frames from first_s on, at form.fps, as the model's clips are: (count, 3, H, W) uint8.
 
     Times are seconds on the file's own clock; end_s: where the pictures end, from when on the last one is held. Frame t is
-    the one on screen at first_s + (t + 0.5) / fps, as in training. ClipError: what the file cannot give.
+    the one on screen at first_s + (t + 0.5) / fps, as in training. Where form.size is a short side and the transforms
+    leave pictures that are not square, the square in the middle is taken. ClipError: what the file cannot give.
     """
     times_s = np.minimum(first_s + (np.arange(count) + 0.5) / form.fps, max(first_s, end_s - _BEFORE_END_S))
     at_once = max(1, round(_PIECE_S * form.fps))
@@ -49,6 +50,10 @@ def read_pictures(
         clip = Clip(torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(), torch.zeros(1))
         for transform in transforms:
             clip = transform(clip, np.random.default_rng(0))
+        height, width = clip.video.shape[-2:]
+        if isinstance(form.size, int) and height != width:
+            # A data set whose pictures are square by themselves needs no crop in its config.
+            clip = CentreCrop(min(height, width))(clip, np.random.default_rng(0))
         pieces.append(clip.video)
     return torch.cat(pieces)
 
@@ -72,8 +77,3 @@ def read_sound(file: File, first_s: float, duration_s: float, sample_rate: int) 
 def whole_steps(duration_s: float, rate: float) -> int:
     """How many steps cover a duration, at least one. A hair too much asks for no step more."""
     return max(1, int(np.ceil(duration_s * rate - 1e-6)))
-
-
-def built(transforms: Sequence[Any], build: Callable[[Any], Any]) -> list[Any]:
-    """The transforms of a config."""
-    return [build(dict(transform)) for transform in transforms]

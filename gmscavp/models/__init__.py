@@ -13,6 +13,7 @@ from gmscavp.models.backbones import (
     TransformersAudio,
     TransformersVideo,
 )
+from gmscavp.models.classifier import ClipClassifier
 from gmscavp.models.codecs import Codec, DiffusersCodec, FrameAutoencoder, MelAutoencoder, MelCodec
 from gmscavp.models.denoisers import Denoiser, LatentDenoiser, LatentTransformer, TokenTransformer, UNetDenoiser
 from gmscavp.models.diffusion import MultiScaleDiffusion
@@ -40,6 +41,9 @@ from gmscavp.models.pyramids import (
 )
 from gmscavp.models.samplers import DDIM, DPMSolver2M, Euler, EulerAncestral, Heun, Midpoint, Sampler
 from gmscavp.models.sampling import Sampling
+from gmscavp.models.spectrogram_discriminator import SpectrogramDiscriminator
+from gmscavp.models.vocoder_training import SoundPreprocessor, VocoderTraining
+from gmscavp.models.vocoders import GriffinLim, IstftVocoder, Vocoder
 
 __all__ = [
     'DDIM',
@@ -48,6 +52,7 @@ __all__ = [
     'AlignmentClassifier',
     'Autoencoder',
     'Backbone',
+    'ClipClassifier',
     'ClipPreprocessor',
     'Cnn14',
     'Codec',
@@ -65,7 +70,9 @@ __all__ = [
     'FeaturePyramid',
     'FrameAutoencoder',
     'FrameViT',
+    'GriffinLim',
     'Heun',
+    'IstftVocoder',
     'LatentDenoiser',
     'LatentTransformer',
     'LinearDDPM',
@@ -85,6 +92,8 @@ __all__ = [
     'SigLIPHead',
     'SingleScale',
     'SlowOnlyR50',
+    'SoundPreprocessor',
+    'SpectrogramDiscriminator',
     'SpectrogramViT',
     'TinyAudioNet',
     'TinyVideoNet',
@@ -92,6 +101,8 @@ __all__ = [
     'TransformersAudio',
     'TransformersVideo',
     'UNetDenoiser',
+    'Vocoder',
+    'VocoderTraining',
     'aligned',
     'guided',
     'guided_within',

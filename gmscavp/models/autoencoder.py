@@ -41,9 +41,10 @@ class Autoencoder(BaseModel):
     """Trains a codec of video or of the log-mel by itself, before a generator takes it: init=dict(codec=CHECKPOINT).
 
     codec: config of a codec that has a posterior. l1_weight, l2_weight: of the reconstruction's mean absolute and mean
-    square error. edge_weight: of `edge_error` at the given poolings: over frames and bands of a mel (onsets, partials),
-    over rows and columns of a picture (outlines). kl_weight: of the divergence from a unit normal, a mean over values and
-    so far below 1: enough of it keeps the latents smooth, more of it costs detail. A weight of 0 leaves the term out.
+    square error; the square finds what is rare and far off, such as an object before a wall, while the absolute error
+    still rests at the background. edge_weight: of `edge_error` at the given poolings: over frames and bands of a mel
+    (onsets, partials), over rows and columns of a picture (outlines). kl_weight: of the divergence from a unit normal, a
+    mean over values: enough of it keeps the latents smooth, more of it costs detail. A weight of 0 leaves the term out.
     frames: train on so many frames in succession of every clip, None for all; video only.
     """
 
@@ -52,9 +53,9 @@ class Autoencoder(BaseModel):
         data_preprocessor: Mapping[str, Any],
         codec: Mapping[str, Any],
         l1_weight: float = 1.0,
-        l2_weight: float = 0.0,
+        l2_weight: float = 5.0,
         edge_weight: float = 1.0,
-        kl_weight: float = 1e-4,
+        kl_weight: float = 1e-3,
         poolings: Sequence[int] = (1, 2, 4),
         frames: int | None = None,
     ) -> None:

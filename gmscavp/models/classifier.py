@@ -14,7 +14,7 @@ from gmscavp.structures import Losses
 
 @MODELS.register_module()
 class ClipClassifier(BaseModel):
-    """Audio backbone -> mean over time -> linear layers; every class by itself, so that a clip may have several.
+    """Audio backbone -> mean and maximum over time -> linear layers; every class by itself: a clip may have several.
 
     classes: names. bands: into so many equal parts of the frequencies the last features are averaged: a convolution alone
     does not know where on the axis it stands, and a pitch is a place. width: of the features. dropout: before each linear
@@ -40,8 +40,10 @@ class ClipClassifier(BaseModel):
 
     def features(self, mel: Tensor) -> Tensor:
         """(B, 1, F, M) in [0, 1] -> (B, width)."""
-        x = self.audio_backbone(mel)[-1].mean(dim=1).transpose(1, 2)
-        x = F.adaptive_avg_pool1d(x, self.bands).flatten(1)
+        x = self.audio_backbone(mel)[-1]
+        x = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), (x.shape[1], self.bands)).transpose(1, 2).flatten(2)
+        # A sound that is short leaves little in the mean.
+        x = x.mean(dim=1) + x.amax(dim=1)
         return F.gelu(self.project(F.dropout(x, self.dropout, self.training)))
 
     def scores(self, features: Tensor) -> Tensor:

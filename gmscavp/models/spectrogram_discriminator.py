@@ -25,9 +25,7 @@ class SpectrogramDiscriminator(nn.Module):
     frequencies.
     """
 
-    def __init__(
-        self, resolutions: Sequence[tuple[int, int]] = RESOLUTIONS, width: int = 16, depth: int = 3
-    ) -> None:
+    def __init__(self, resolutions: Sequence[tuple[int, int]] = RESOLUTIONS, width: int = 16, depth: int = 3) -> None:
         super().__init__()
         if min(width, depth, len(resolutions)) < 1:
             raise UserError(

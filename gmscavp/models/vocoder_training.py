@@ -51,50 +51,58 @@ class SoundPreprocessor(BaseDataPreprocessor):
 class VocoderTraining(BaseModel):
     """Trains a vocoder on random windows of the clips; its weights are those of the part `vocoder`.
 
-    window_frames: frames of mel in a window. convergence_weight, log_magnitude_weight: of the multi-resolution STFT loss
-    (stft_losses), over `resolutions` (n_fft, hop). mel_weight: of the mean absolute difference of log-mels in [0, 1].
-    discriminator: a part that tells true sound from vocoded (SpectrogramDiscriminator); with it, adversarial_weight and
-    feature_weight count, and the optimiser is one for each part (engine.optim_parts).
+    window_frames: frames of mel in a window. windows_per_clip: of a clip that was read, in one batch. convergence_weight,
+    log_magnitude_weight: of the multi-resolution STFT loss (stft_losses), over `resolutions` (n_fft, hop). mel_weight: of
+    the mean absolute difference of log-mels in [0, 1]. discriminator: a part that tells true sound from vocoded
+    (SpectrogramDiscriminator); with it, adversarial_weight and feature_weight count, and every part has an optimiser of
+    its own (engine.optim_parts).
     """
 
     def __init__(
         self,
         data_preprocessor: Mapping[str, Any],
         vocoder: Mapping[str, Any],
-        window_frames: int = 64,
+        window_frames: int = 32,
+        windows_per_clip: int = 1,
         convergence_weight: float = 0.5,
         log_magnitude_weight: float = 1.0,
-        mel_weight: float = 20.0,
+        mel_weight: float = 100.0,
         resolutions: Sequence[tuple[int, int]] = stft_losses.RESOLUTIONS,
         discriminator: Mapping[str, Any] | None = None,
         adversarial_weight: float = 1.0,
         feature_weight: float = 2.0,
     ) -> None:
         super().__init__(MODELS.build(dict(data_preprocessor)))
-        self.log_mel: LogMel = self.data_preprocessor.log_mel
         self.vocoder = VOCODERS.build(dict(vocoder), default_args=dict(self.log_mel.settings))
         if not any(parameter.requires_grad for parameter in self.vocoder.parameters()):
             raise UserError(f'{type(self.vocoder).__name__} has nothing to train; use it as it is.')
         self.discriminator = MODELS.build(dict(discriminator)) if discriminator else None
         _demand_windows(window_frames, self.log_mel.settings, resolutions)
-        self.window_frames, self.resolutions = window_frames, resolutions
+        if windows_per_clip < 1:
+            raise UserError(f'VocoderTraining: windows_per_clip must be 1 or more, not {windows_per_clip}.')
+        self.window_frames, self.windows_per_clip, self.resolutions = window_frames, windows_per_clip, resolutions
         self.convergence_weight, self.log_magnitude_weight = convergence_weight, log_magnitude_weight
         self.mel_weight = mel_weight
         self.adversarial_weight, self.feature_weight = adversarial_weight, feature_weight
 
+    @property
+    def log_mel(self) -> LogMel:
+        """The preprocessor's, so that its filters stand in the checkpoint once."""
+        return self.data_preprocessor.log_mel
+
     def windows(self, audio: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """A random window of every clip: (B, S), (B, 1, F, M) -> (B, W * hop), (B, 1, W, M). Short clips are filled up.
+        """Random windows of every clip: (B, S), (B, 1, F, M) -> (N, W * hop), (N, 1, W, M). Short clips are filled up.
 
         The mel is cut out of the clip's own, so that its first and last frames hold what lies beyond the window too.
         """
-        hop, length = self.log_mel.hop, self.window_frames
-        lacking = max(0, length - mel.shape[2])
-        mel = F.pad(mel, (0, 0, 0, lacking))
-        audio = F.pad(audio[:, : (mel.shape[2] - lacking) * hop], (0, lacking * hop))
-        starts = torch.randint(mel.shape[2] - length + 1, (len(mel),), device=mel.device)
-        frames = starts[:, None] + torch.arange(length, device=mel.device)
-        samples = starts[:, None] * hop + torch.arange(length * hop, device=mel.device)
-        return audio.gather(1, samples), mel[:, 0][torch.arange(len(mel))[:, None], frames][:, None]
+        hop, length, frames = self.log_mel.hop, self.window_frames, mel.shape[2]
+        lacking = max(0, length - frames)
+        mel = F.pad(mel[:, 0], (0, 0, 0, lacking))
+        audio = F.pad(audio[:, : frames * hop], (0, lacking * hop))
+        rows = torch.arange(len(mel), device=mel.device).repeat_interleave(self.windows_per_clip)[:, None]
+        starts = torch.randint(frames + lacking - length + 1, (len(rows), 1), device=mel.device)
+        samples = starts * hop + torch.arange(length * hop, device=mel.device)
+        return audio[rows, samples], mel[rows, starts + torch.arange(length, device=mel.device)][:, None]
 
     def losses(self, vocoded: Tensor, audio: Tensor, mel: Tensor) -> Losses:
         """The terms that compare with the true sound: (B, S), (B, S), (B, 1, F, M) -> losses."""

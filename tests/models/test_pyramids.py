@@ -241,3 +241,27 @@ def test_errors_say_what_to_change():
         FeaturePyramid([4, 8], dim=2, lengths=[1], places='image', stages=[2])
     with pytest.raises(UserError, match='DensePyramid has one scale'):
         DensePyramid([4], dim=2, lengths=[2, 1], places='image', grid=2)
+
+
+def test_cavp_before_its_maximum_is_what_its_generator_takes():
+    torch.manual_seed(0)
+    whole, before = (SingleScale([6], dim=8, steps=steps) for steps in (None, 4))
+    before.load_state_dict(whole.state_dict())
+    features = [torch.randn(2, 4, 9, 6)]
+    assert torch.equal(before(features)[0].amax(1, keepdim=True), whole(features)[0])
+    assert before(features)[0].shape == (2, 4, 8)
+    assert before.lengths == [4]
+
+
+def test_what_a_still_scene_shows_stands_in_the_coarsest_scale_however_long_the_clip():
+    torch.manual_seed(0)
+    settings = dict(dim=12, places='image', grids=[1])
+    short, long = PoolingPyramid([24], lengths=[4, 1], **settings), PoolingPyramid([24], lengths=[8, 2], **settings)
+    long.load_state_dict(short.state_dict())
+    scene = torch.randn(1, 1, 4, 24)
+    (fine, whole), (finer, halves) = (pyramid([scene.expand(1, 16, 4, 24)]) for pyramid in (short, long))
+    nothing = short.scales.maps[0](torch.zeros(12))
+    assert torch.allclose(fine, nothing.expand_as(fine), atol=1e-3)
+    assert torch.allclose(finer, nothing.expand_as(finer), atol=1e-3)
+    assert torch.allclose(halves, whole.expand_as(halves), atol=1e-5)
+    assert not torch.allclose(whole[0, 0], short.scales.maps[1](torch.zeros(12)), atol=0.1)

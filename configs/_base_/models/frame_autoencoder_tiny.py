@@ -7,5 +7,4 @@ model = dict(
     # The mel is not used.
     data_preprocessor=dict(type=ClipPreprocessor, sample_rate=16000, hop=250, bands=64),
     codec=dict(type=FrameAutoencoder, channels=8, strides=[4, 2], widths=[64, 96]),
-    kl_weight=1e-3,
 )

@@ -6,5 +6,4 @@ model = dict(
     type=Autoencoder,
     data_preprocessor=dict(type=ClipPreprocessor, sample_rate=16000, hop=250, bands=64),
     codec=dict(type=MelAutoencoder, channels=4, strides=[(2, 2), (2, 2)], widths=[32, 64]),
-    kl_weight=1e-3,
 )

@@ -12,8 +12,9 @@ from gmscavp.models import (
     TinyVideoNet,
 )
 
-# Frames of the video in a clip; the finest tokens are one a frame, for a sound must begin within 50 ms.
+# Frames of the video in a clip. The finest tokens are one a frame: a sound must begin within 50 ms.
 window = 64
+dim = 128
 
 model = dict(
     type=CrossModalGenerator,
@@ -23,12 +24,13 @@ model = dict(
     window=window,
     backbone=dict(type=TinyVideoNet, width=16),
     pyramid=dict(
-        type=ConvPyramid, dim=64, lengths=[64, 32, 16, 8, 4, 2, 1], places='image', grids=[1, 2, 4], detail=False
+        type=ConvPyramid, dim=dim, lengths=[64, 32, 16, 8, 4, 2, 1], places='image', grids=[1, 2, 4], detail=False
     ),
     denoiser=dict(type=LatentTransformer, patch=[4, 64], width=192, depth=4),
-    scheduler=dict(type=RectifiedFlow),
+    # Times near pure noise in training and sampling: there the condition has to be used, and nothing else can be.
+    scheduler=dict(type=RectifiedFlow, prediction='x0', mean=1.5, std=1.3, spacing='trailing', shift=15.0),
     codec=dict(type=MelCodec, mean=0.36, std=0.12),
     sampler=dict(type=Euler),
     vocoder=dict(type=GriffinLim),
-    sampling=dict(steps=25, guidance=2.0),
+    sampling=dict(steps=25, guidance=3.0),
 )

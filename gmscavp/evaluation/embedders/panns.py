@@ -40,7 +40,9 @@ class PANNs(Embedder):
         self.filters = released[_FILTERS].float()
         self.n_fft = 2 * (len(self.filters) - 1)
         if self.n_fft not in _RATES:
-            raise UserError(f'{weights} has mel filters of shape {tuple(self.filters.shape)}, none of Cnn14; give {_WHAT}.')
+            raise UserError(
+                f'{weights} has mel filters of shape {tuple(self.filters.shape)}, none of Cnn14; give {_WHAT}.'
+            )
         self.sample_rate = _RATES[self.n_fft]
         self.backbone = _backbone(weights, released, self.filters.shape[1])
         self.summarise, self.classify = (_linear(released, name) for name in ('fc1', 'fc_audioset'))
@@ -55,7 +57,9 @@ class PANNs(Embedder):
     @torch.no_grad()
     def __call__(self, waveform: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
         """(B, S) -> features (B, 2048), class scores (B, 527)."""
-        sound = at_rate(waveform.to(self.filters.device), sample_rate, self.sample_rate, round(_LEAST_S * self.sample_rate))
+        sound = at_rate(
+            waveform.to(self.filters.device), sample_rate, self.sample_rate, round(_LEAST_S * self.sample_rate)
+        )
         x = self.backbone(self._log_mel(sound))[-1].mean(dim=2)
         features = self.summarise(x.amax(dim=1) + x.mean(dim=1)).relu()
         return features.float().cpu(), self.classify(features).float().cpu()

@@ -27,8 +27,8 @@ class VGGish(Embedder):
     """
 
     def __init__(self, weights: str, activation: bool = False) -> None:
-        self.network = _network(activation)
         released = released_weights(weights, 'VGGish', _WHAT)
+        self.network = _network(activation)
         own = {name: value for name, value in released.items() if not name.startswith('pproc.')}
         said = compat.differences(self.network.state_dict(), own)
         if said:

@@ -45,7 +45,7 @@ def sound_figures(heard: Sequence[Sequence[HeardOnset]], truths: Sequence[ClipTr
 
 
 def picture_figures(
-    seen: Sequence[Sequence[SeenObject]], frames: Sequence[int], fps: float, truths: Sequence[ClipTruth]
+    seen: Sequence[Sequence[SeenObject]], truths: Sequence[ClipTruth], frames: Sequence[int], fps: float
 ) -> dict[str, float]:
     """What is seen in clips of so many frames against their truths, counts of all clips together; shares in percent.
 

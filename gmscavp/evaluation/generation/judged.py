@@ -34,9 +34,9 @@ def judged_figures(
     the judge gives features that are not finite.
     """
     figures = {f'FD_{name}': NAN}
-    statistics = [_statistics(name, [features for features, _ in side]) for side in (real, generated)]
-    if all(side.count > 1 for side in statistics):
-        figures[f'FD_{name}'] = frechet_distance(*statistics)
+    of_real, of_made = (_statistics(name, [features for features, _ in side]) for side in (real, generated))
+    if min(of_real.count, of_made.count) > 1:
+        figures[f'FD_{name}'] = frechet_distance(of_real, of_made)
     if any(scores is None for _, scores in generated):
         return figures
     made, true = (torch.stack([scores for _, scores in side if scores is not None]) for side in (generated, real))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gmscavp.errors import UserError
+from gmscavp.models.alignment.checks import demand_parts, demand_settings
 from gmscavp.models.alignment.fusion import LatentNet, TimeFusion
 from gmscavp.models.alignment.pairs import (
     drawn,
@@ -28,7 +29,7 @@ KINDS = ('aligned', 'shifted', 'other')
 
 @MODELS.register_module()
 class AlignmentClassifier(BaseModel):
-    """Says whether a video and a sound belong together and are in time. Luo et al. 2023, section 3.3.
+    """Says whether a video and a sound belong together and are in time. Luo et al. 2023 (Diff-Foley).
 
     Both sides go through a backbone and a pyramid of the same lengths, and a network over time (fusion: settings of
     TimeFusion) gives one logit. Without `scheduler` the sound is a log-mel, seen through audio_backbone. With `scheduler`
@@ -40,6 +41,7 @@ class AlignmentClassifier(BaseModel):
     later (shifted), and with another clip's sound (other). Every window is cut from what was recorded, never rolled:
     where a rolled sound is joined again, the sound alone would give the answer away. shifted, other: for what share of
     the clips such a pair is made; aligned and wrong pairs weigh the same in the loss, so that 0.5 is 'cannot tell'.
+    step_weight: of loss_steps (TimeFusion.step_loss), which finds the moments that the windows of a shifted pair share.
     crops: windows a clip in a training step, for where reading costs more than computing.
 
     levels: noise levels (unit times) that evaluation of noisy latents looks at. seed: of the windows, shifts and noise in
@@ -62,6 +64,7 @@ class AlignmentClassifier(BaseModel):
         least_shift_s: float = 0.3,
         shifted: float = 1.0,
         other: float = 1.0,
+        step_weight: float = 0.5,
         crops: int = 1,
         levels: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
         seed: int = 0,
@@ -69,9 +72,10 @@ class AlignmentClassifier(BaseModel):
         audio_frozen: bool | int = False,
     ) -> None:
         super().__init__(MODELS.build(dict(data_preprocessor)))
-        _demand_parts(audio_backbone, scheduler, codec)
-        _demand_settings(window, shifted, other, crops, levels)
+        demand_parts(audio_backbone, scheduler, codec)
+        demand_settings(window, shifted, other, step_weight, crops, levels)
         self.window, self.least_shift_s, self.crops, self.seed = window, least_shift_s, crops, seed
+        self.step_weight = step_weight
         self.shares = {'shifted': shifted, 'other': other}
         self.noisy, self.levels = scheduler is not None, [float(level) for level in levels]
         self.video_backbone: Any = BACKBONES.build(dict(video_backbone))
@@ -127,13 +131,16 @@ class AlignmentClassifier(BaseModel):
         return torch.sigmoid(self._logits(self.codec.encode(mel), tokens, t))
 
     def loss(self, video: Tensor, mel: Tensor) -> dict[str, Tensor]:
-        """Binary cross-entropy; aligned and wrong pairs weigh the same: loss_alignment, and the accuracies of the batch."""
-        found = [self._pairs(video, mel) for _ in range(self.crops)]
+        """loss_alignment, binary cross-entropy with aligned and wrong pairs weighing the same; loss_steps; accuracies."""
+        found, steps = zip(*(self._pairs(video, mel) for _ in range(self.crops)), strict=True)
         logits = {kind: torch.cat([each[kind] for each in found]) for kind in found[0]}
         wrong = torch.cat([logits[kind] for kind in logits if kind != 'aligned'])
         loss = (F.softplus(-logits['aligned']).mean() + F.softplus(wrong).mean()) / 2
         right = {kind: (x > 0) == (kind == 'aligned') for kind, x in logits.items()}
-        return {'loss_alignment': loss} | {f'accuracy_{kind}': x.float().mean() for kind, x in right.items()}
+        losses = {'loss_alignment': loss}
+        if self.step_weight:
+            losses['loss_steps'] = self.step_weight * torch.stack(steps).mean()
+        return losses | {f'accuracy_{kind}': x.float().mean() for kind, x in right.items()}
 
     def predict(self, video: Tensor, mel: Tensor, clip_id: Sequence[str], valid: Tensor | None) -> dict[str, Any]:
         """Columns with a row for each clip: probabilities (levels,) under `KINDS`, and the levels.
@@ -182,8 +189,10 @@ class AlignmentClassifier(BaseModel):
         columns = {'clip_id': clip_id, 'valid': readable, **self.predict(video, mel, clip_id, valid)}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def _pairs(self, video: Tensor, mel: Tensor) -> dict[str, Tensor]:
-        """Logits of pairs of one window a clip: aligned (B,), shifted and other of as many clips as their shares ask."""
+    def _pairs(self, video: Tensor, mel: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Pairs of one window a clip: their logits, aligned (B,), shifted and other of as many clips as their shares ask;
+        and the loss of the shifted ones' steps, ().
+        """
         clips, frames = len(video), video.shape[2]
         length, least = self._lengths(video, mel)
         starts = drawn(clips, shifted_starts(frames - length, least))
@@ -204,7 +213,11 @@ class AlignmentClassifier(BaseModel):
             logits['shifted'] = self.fusion(seen[late], heard[clips:])
         if len(strange):
             logits['other'] = self.fusion(seen[strange], heard[other_clips(clips)[strange]])
-        return logits
+        if not self.step_weight or not len(late):
+            return logits, seen.new_zeros(())
+        # Starts are frames of the video, tokens steps of the pyramid.
+        apart = (starts[late, 1] - starts[late, 0]) * seen.shape[1] / length
+        return logits, self.fusion.step_loss(seen[late], heard[clips:], apart)
 
     def _lengths(self, video: Tensor, mel: Tensor) -> tuple[int, int]:
         """Frames of a window, and of the least shift."""
@@ -218,7 +231,7 @@ class AlignmentClassifier(BaseModel):
 
     def _sound(self, mel: Tensor, starts: Tensor, frames: int, length: int) -> Tensor:
         """What the sound's side sees of windows, starts and length in frames of the video: log-mels or clean latents."""
-        steps = _steps_a_frame(mel.shape[2], frames, 'log-mel')
+        steps = _steps_a_frame(mel.shape[2], frames)
         cut = windows(mel, starts * steps, length * steps)
         if not self.noisy:
             return cut
@@ -267,11 +280,11 @@ def _noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator)
 
 
-def _steps_a_frame(steps: int, frames: int, what: str) -> int:
+def _steps_a_frame(steps: int, frames: int) -> int:
     if steps % frames:
         raise UserError(
-            f"alignment: the {what}'s {steps} steps do not divide into the video's {frames} frames; choose clip.fps so that "
-            'they do (4, 8 or 16 frames/s at hop 250 and 16 kHz).'
+            f"alignment: the log-mel's {steps} steps do not divide into the video's {frames} frames; choose clip.fps so "
+            'that they do (4, 8 or 16 frames/s at hop 250 and 16 kHz).'
         )
     return steps // frames
 
@@ -284,21 +297,3 @@ def _fusion(video_pyramid: Any, audio_pyramid: Any, settings: Mapping[str, Any])
             'the same, and pyramids without places.'
         )
     return TimeFusion(lengths, video_pyramid.dim, audio_pyramid.dim, **settings)
-
-
-def _demand_parts(audio_backbone: Any, scheduler: Any, codec: Any) -> None:
-    if (scheduler is None) != (codec is None) or (scheduler is None) == (audio_backbone is None):
-        raise UserError(
-            'alignment: give either audio_backbone, for clean sounds, or scheduler and codec, for noisy latents.'
-        )
-
-
-def _demand_settings(window: float, shifted: float, other: float, crops: int, levels: Sequence[float]) -> None:
-    if not 0 < window < 1:
-        raise UserError(f'alignment: window is a share of the clip, above 0 and below 1, not {window:g}.')
-    if min(shifted, other) < 0 or max(shifted, other) > 1 or shifted + other == 0:
-        raise UserError('alignment: shifted and other are shares of the clips, from 0 to 1, and not both 0.')
-    if crops < 1:
-        raise UserError(f'alignment: crops must be 1 or more, not {crops}.')
-    if not levels or not all(0 <= level < 1 for level in levels):
-        raise UserError('alignment: levels are noise levels from 0 to below 1, at least one.')

@@ -1,5 +1,6 @@
 """The two networks of the classifier's own: latents that know their noise, and both sides brought together over time."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from math import gcd
@@ -111,6 +112,7 @@ class TimeFusion(nn.Module):
         self.likeness = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
         found = heads * (2 * self.lags + 1)
         self.into = nn.Linear(2 * width + found, width)
+        self.gain = nn.Parameter(torch.ones(()))
         self.blocks = nn.ModuleList(_OverTime(width, kernel) for _ in range(depth))
         self.out = nn.Sequential(
             nn.LayerNorm(width + found), nn.Linear(width + found, width), nn.GELU(), nn.Linear(width, 1)
@@ -130,12 +132,45 @@ class TimeFusion(nn.Module):
         x = self.into(torch.cat([video, audio, likeness], dim=-1))
         for block in self.blocks:
             x = block(x)
-        return self.out(torch.cat([x.mean(dim=1), likeness.mean(dim=1)], dim=-1))[:, 0]
+        found = self.out(torch.cat([x.mean(dim=1), likeness.mean(dim=1)], dim=-1))[:, 0].float()
+        return found + self.gain * self._step_evidence(video, audio)
+
+    def _step_evidence(self, video: Tensor, audio: Tensor) -> Tensor:
+        """How much likelier than by chance steps find each other at the same moment, mean over both ways: (B,), nats."""
+        likeness = self._all_likenesses(video, audio)
+        both = likeness.log_softmax(1) + likeness.log_softmax(2)
+        return both.diagonal(dim1=1, dim2=2).mean(1) / 2 + math.log(video.shape[1])
+
+    def step_loss(self, video: Tensor, audio: Tensor, late: Tensor) -> Tensor:
+        """Which sound of the window belongs to a step of the picture, and which picture to a step of the sound: ().
+
+        video, audio (B, L_0, W): windows of the same clip, the sound's begins `late` (B,) steps after the picture's, so
+        that step l of the picture belongs to step l - late, if there is one. Cross-entropy over all steps of the window,
+        by the learned likenesses: it tells every step what the logit of the whole window would teach slowly. It wants
+        windows that begin apart: in aligned ones networks that pad with zeros match steps by how far the edges are, and
+        neither see nor hear.
+        """
+        likeness = self._all_likenesses(video, audio)
+        steps = torch.arange(video.shape[1], device=video.device)
+        belongs = (steps[:, None] - steps)[None] == late.to(video.device)[:, None, None]
+        if not belongs.any():
+            return likeness.sum() * 0
+        return -torch.cat([likeness.log_softmax(dim)[belongs] for dim in (1, 2)]).mean()
+
+    def _all_likenesses(self, video: Tensor, audio: Tensor) -> Tensor:
+        """Of every step of the picture and every step of the sound: (B, L, L)."""
+        seen, heard = self._compared(video, audio)
+        return torch.einsum('blhk,bmhk->blm', seen, heard).float() / video.shape[-1] ** 0.5
+
+    def _compared(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """What likeness is the inner product of: (B, L, heads, W / heads) of both sides."""
+        maps = zip(self.likeness, (video, audio), strict=True)
+        seen, heard = (rearrange(linear(x), 'b l (h k) -> b l h k', h=self.heads) for linear, x in maps)
+        return seen, heard
 
     def _likeness(self, video: Tensor, audio: Tensor) -> Tensor:
         """Inner products of the picture at step l and the sound at steps l - lags .. l + lags: (B, L, heads * lags')."""
-        maps = zip(self.likeness, (video, audio), strict=True)
-        seen, heard = (rearrange(linear(x), 'b l (h k) -> b l h k', h=self.heads) for linear, x in maps)
+        seen, heard = self._compared(video, audio)
         near = F.pad(heard, (0, 0, 0, 0, self.lags, self.lags)).unfold(1, 2 * self.lags + 1, 1)
         return torch.einsum('blhk,blhkr->blhr', seen, near).flatten(2) / seen.shape[-1] ** 0.5
 

@@ -6,6 +6,7 @@ but for the edges, and windows fit together.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -54,7 +55,8 @@ class Encoder(nn.Module):
     """(N, channels, H, W) -> (N, out_channels, H / S_h, W / S_w) with S the product of all strides.
 
     strides, widths: (rows, columns) and channels of every stage. The first stage takes patches of its stride as they are;
-    every further one halves (or what its stride says) by a convolution. blocks: residual blocks a stage.
+    every further one halves (or what its stride says) by a convolution. blocks: residual blocks a stage. Beside all of it
+    stands one linear map of whole patches, which by itself learns the principal components within a few steps.
     """
 
     def __init__(
@@ -68,17 +70,20 @@ class Encoder(nn.Module):
                 layers.append(nn.Conv2d(widths[stage - 1], width, 3, stride=strides[stage], padding=1))
             layers += [ResidualBlock(width) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers, PlaceNorm(widths[-1]), nn.Conv2d(widths[-1], out_channels, 1))
+        whole = product(strides)
+        self.linear = nn.Conv2d(channels, out_channels, whole, stride=whole, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, out_channels, H / S_h, W / S_w)."""
         p, q = self.patch
-        return self.layers(rearrange(x, 'n c (h p) (w q) -> n (c p q) h w', p=p, q=q))
+        return self.linear(x) + self.layers(rearrange(x, 'n c (h p) (w q) -> n (c p q) h w', p=p, q=q))
 
 
 class Decoder(nn.Module):
     """(N, channels, H, W) -> (N, out_channels, H S_h, W S_w): the encoder's stages backwards.
 
-    A place is repeated and then convolved, and only the last stage gives patches: no chequerboards in between.
+    A place is repeated and then convolved, and only the last stage gives patches: no chequerboards in between. The linear
+    map stands beside it here too.
     """
 
     def __init__(
@@ -93,11 +98,13 @@ class Decoder(nn.Module):
                 layers += [Repeat(strides[stage]), nn.Conv2d(widths[stage], widths[stage - 1], 3, padding=1)]
         last = nn.Conv2d(widths[0], out_channels * math.prod(self.patch), 3, padding=1)
         self.layers = nn.Sequential(*layers, PlaceNorm(widths[0]), nn.SiLU(), last)
+        whole = product(strides)
+        self.linear = nn.ConvTranspose2d(channels, out_channels, whole, stride=whole, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, out_channels, H S_h, W S_w)."""
         p, q = self.patch
-        return rearrange(self.layers(x), 'n (c p q) h w -> n c (h p) (w q)', p=p, q=q)
+        return self.linear(x) + rearrange(self.layers(x), 'n (c p q) h w -> n c (h p) (w q)', p=p, q=q)
 
 
 class Repeat(nn.Module):
@@ -110,6 +117,23 @@ class Repeat(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H s_h, W s_w)."""
         return F.interpolate(x, scale_factor=self.factors, mode='nearest')
+
+
+@torch.no_grad()
+def begin_certain(encoder: Encoder, log_variance: float = -6.0) -> None:
+    """Let the second half of an encoder's channels, the log variance, begin low.
+
+    With the unit variance of fresh weights the noise drowns the latents, and the first hundreds of steps are lost.
+    """
+    last: Any = encoder.layers[-1]
+    half = len(last.bias) // 2
+    last.bias[half:] = log_variance
+    encoder.linear.weight[half:] = 0
+
+
+def product(strides: Sequence[Stride]) -> Stride:
+    """By how much all strides together divide rows and columns."""
+    return math.prod(stride[0] for stride in strides), math.prod(stride[1] for stride in strides)
 
 
 def checked_stages(owner: str, strides: Sequence[Sequence[int]], widths: Sequence[int]) -> list[Stride]:

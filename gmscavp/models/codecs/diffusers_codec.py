@@ -34,6 +34,9 @@ class DiffusersCodec(Codec):
     config.json says. UserError: the library is missing, the folder holds something else, or weights are missing.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, folder: str, side: str = 'video', bands_first: bool = False, chunk: int = 16) -> None:
         super().__init__()
         if side not in ('video', 'audio'):

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Sequence
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from gmscavp.errors import UserError
 from gmscavp.models.codecs.base import Codec, divided
-from gmscavp.models.codecs.convolutional import Decoder, Encoder, checked_stages
+from gmscavp.models.codecs.convolutional import Decoder, Encoder, begin_certain, checked_stages
 from gmscavp.models.codecs.statistics import LatentStatistics
 from gmscavp.registry import CODECS
 
@@ -42,6 +41,7 @@ class FrameAutoencoder(Codec):
             raise UserError(f'FrameAutoencoder: temporal is an odd number of frames, 1 for none, not {temporal}.')
         self.channels, self.stride = channels, math.prod(strides)
         self.encoder = Encoder(3, 2 * channels, stages, widths, blocks)
+        begin_certain(self.encoder)
         self.decoder = Decoder(channels, 3, stages, widths, blocks)
         self.joined = TimeMix(channels, temporal) if temporal > 1 else nn.Identity()
         self.statistics = LatentStatistics(channels, memory)
@@ -82,9 +82,8 @@ class TimeMix(nn.Module):
     def __init__(self, channels: int, frames: int) -> None:
         super().__init__()
         self.convolution = nn.Conv3d(channels, channels, (frames, 1, 1), padding=(frames // 2, 0, 0))
-        with torch.no_grad():
-            self.convolution.weight.zero_()
-            self.convolution.bias.zero_()
+        for parameter in self.convolution.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> (B, C, T, H, W)."""

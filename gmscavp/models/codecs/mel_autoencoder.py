@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from gmscavp.models.codecs.base import Codec, divided
-from gmscavp.models.codecs.convolutional import Decoder, Encoder, checked_stages
+from gmscavp.models.codecs.convolutional import Decoder, Encoder, begin_certain, checked_stages
 from gmscavp.models.codecs.statistics import LatentStatistics
 from gmscavp.registry import CODECS
 
@@ -35,6 +35,7 @@ class MelAutoencoder(Codec):
         self.channels = channels
         self.strides = [math.prod(stride[axis] for stride in stages) for axis in (0, 1)]
         self.encoder = Encoder(1, 2 * channels, stages, widths, blocks)
+        begin_certain(self.encoder)
         self.decoder = Decoder(channels, 1, stages, widths, blocks)
         self.statistics = LatentStatistics(channels, memory)
 

@@ -1,7 +1,6 @@
 """The U-Net of latent diffusion, for latents laid out over time and bands."""
 
 from collections.abc import Sequence
-from math import gcd
 
 import torch
 from einops import rearrange
@@ -16,7 +15,9 @@ from gmscavp.structures import Pyramid
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(gcd(32, channels), channels)
+    """Up to 32 groups of four channels or more: in a group of one, the norm would take the noise level out again."""
+    groups = max(count for count in range(1, max(2, min(32, channels // 4) + 1)) if channels % count == 0)
+    return nn.GroupNorm(groups, channels)
 
 
 def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:

@@ -114,8 +114,8 @@ class MultiResolution(nn.Module):
 class ToScales(nn.Module):
     """Window pooling to every length, then a linear map of its own. (B, T, C) -> [(B, L_s, D)].
 
-    detail: tokens of a scale with several windows hold what differs from the clip's mean. What a clip shows throughout
-    then stands in the coarsest scale alone, and the finer ones can only agree on when things happen.
+    detail: tokens of all scales but the coarsest hold what differs from the clip's mean. What a clip shows throughout then
+    stands in the coarsest alone, and the finer ones can only agree on when things happen.
     """
 
     def __init__(self, width: int, dim: int, lengths: list[int], detail: bool = False) -> None:
@@ -126,5 +126,6 @@ class ToScales(nn.Module):
     def forward(self, x: Tensor) -> Pyramid:
         """(B, T, C) -> [(B, L_s, D)]."""
         mean = x.mean(dim=1, keepdim=True)
-        pooled = (pool_time(x, length) - (mean if self.detail and length > 1 else 0) for length in self.lengths)
+        coarsest = min(self.lengths)
+        pooled = (pool_time(x, length) - (mean if self.detail and length > coarsest else 0) for length in self.lengths)
         return [project(tokens) for project, tokens in zip(self.maps, pooled, strict=True)]

@@ -85,7 +85,7 @@ class QueryPyramid(ScalePyramid):
         changing = cells - cells.mean(dim=1, keepdim=True) if self.detail else cells
         tokens: Pyramid = []
         for query, length, project in zip(self.queries, self.lengths, self.maps, strict=True):
-            tokens.append(project(self._ask(query, changing if length > 1 else cells, length)))
+            tokens.append(project(self._ask(query, changing if length > min(self.lengths) else cells, length)))
         return tokens
 
     def _ask(self, query: Tensor, cells: Tensor, length: int) -> Tensor:

@@ -12,10 +12,12 @@ from gmscavp.models.vocoders.magnitudes import band_weights, demand_settings, me
 from gmscavp.registry import VOCODERS
 
 _KERNEL = 7
-# LogMel says 1e-4 of everything softer.
-_SILENCE = 1e-4
 # Of log magnitude against the level of the bands, in nepers: -87 and +43 dB.
 _SOFTEST, _LOUDEST = -10.0, 5.0
+# Of the refinements: the fast algorithm of Perraudin et al. 2013.
+_MOMENTUM = 0.5
+# Magnitudes and powers below it say nothing.
+_FAINT = 1e-8
 
 
 class ConvNextBlock(nn.Module):
@@ -41,12 +43,15 @@ class IstftVocoder(Vocoder):
     """ConvNeXt blocks over mel frames, a head for log magnitude and phase, an inverse STFT (Siuzdak 2023, Vocos).
 
     width: channels. depth: blocks. hidden: channels inside a block, three times the width by default. Magnitudes are
-    predicted against the level of the bands, so that silence stays silent whatever the weights. Phases are predicted
-    against a tone in the middle of each bin, whose phase runs on from frame to frame: without a clock equal frames would
-    give a buzz at the rate of the frames. The rest: see Vocoder.
-    context: frames to either side that a frame's sound depends on. period: frames after which the clock repeats.
+    predicted against the level of the bands, so that silence stays silent whatever the weights, and then multiplied
+    `corrections` times by how much the bands of the mel lack. clock: phases are predicted against a tone in the middle of
+    each bin, whose phase runs on from frame to frame; without it equal frames give a buzz at the rate of the frames.
+    refinements: after the network, so many iterations of Griffin-Lim, which training sees through (Masuyama et al. 2019).
+    Neither number is bound to the weights: more in use than in training bring sound nearer. The rest: see Vocoder.
+    context: frames to either side that the sound of a frame depends on. in_pieces vocodes what does not fit in memory.
     """
 
+    filters: Tensor
     weights: Tensor
     window: Tensor
 
@@ -62,16 +67,20 @@ class IstftVocoder(Vocoder):
         depth: int = 4,
         hidden: int | None = None,
         clock: bool = True,
-        refinements: int = 0,
+        corrections: int = 4,
+        refinements: int = 4,
     ) -> None:
         super().__init__()
         demand_settings('IstftVocoder', sample_rate, n_fft, hop, bands, f_min, f_max)
         if min(width, depth, hidden or 1) < 1:
             raise UserError(f'IstftVocoder: width, depth and hidden must be 1 or more; got {width}, {depth}, {hidden}.')
-        self.n_fft, self.hop, self.bands, self.clock = n_fft, hop, bands, clock
-        self.refinements = refinements
-        self.context = (depth + 1) * (_KERNEL // 2) + math.ceil(n_fft / 2 / hop)
-        self.period = n_fft // math.gcd(n_fft, hop)
+        if min(corrections, refinements) < 0:
+            raise UserError(
+                f'IstftVocoder: corrections and refinements must be 0 or more; got {corrections} and {refinements}.'
+            )
+        self.n_fft, self.hop, self.clock = n_fft, hop, clock
+        self.corrections, self.refinements = corrections, refinements
+        self.context = (depth + 1) * (_KERNEL // 2) + math.ceil((refinements + 0.5) * n_fft / hop)
         self.embed = nn.Conv1d(bands, width, _KERNEL, padding=_KERNEL // 2)
         self.norm_in, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width)
         self.blocks = nn.Sequential(*(ConvNextBlock(width, hidden or 3 * width, 1 / depth) for _ in range(depth)))
@@ -82,7 +91,8 @@ class IstftVocoder(Vocoder):
             self.head.bias[: n_fft // 2 + 1].zero_()
             self.head.bias[n_fft // 2 + 1 :].uniform_(-math.pi, math.pi)
         filters = mel_filters(sample_rate, n_fft, bands, f_min, f_max)
-        self.register_buffer('weights', (band_weights(filters) / filters.sum(0).clamp(min=1e-12)).T, persistent=False)
+        self.register_buffer('filters', filters, persistent=False)
+        self.register_buffer('weights', band_weights(filters), persistent=False)
         self.register_buffer('window', torch.hann_window(n_fft), persistent=False)
 
     def forward(self, mel: Tensor, first: int = 0) -> Tensor:
@@ -90,26 +100,57 @@ class IstftVocoder(Vocoder):
         frames = mel.shape[2]
         # The window in the middle of the last sample has no frame of its own.
         padded = F.pad(mel[:, 0].mT, (0, 1), mode='replicate').mT
-        spectrum = self._spectrum(padded, first)
-        magnitude = spectrum.abs() if self.refinements else None
-        audio = torch.istft(spectrum, self.n_fft, self.hop, window=self.window, length=frames * self.hop)
-        for _ in range(self.refinements):
-            rebuilt = torch.stft(audio, self.n_fft, self.hop, window=self.window, pad_mode='constant', return_complex=True)
-            power = rebuilt.real.square() + rebuilt.imag.square()
-            spectrum = rebuilt * (magnitude / (power + 1e-8).sqrt())
-            audio = torch.istft(spectrum, self.n_fft, self.hop, window=self.window, length=frames * self.hop)
-        return audio.clamp(-1, 1)
+        log_gain, phase = self._predicted(padded)
+        return self._sound(padded, log_gain.float(), phase.float(), first)[:, : frames * self.hop].clamp(-1, 1)
 
-    def _spectrum(self, mel: Tensor, first: int) -> Tensor:
-        """(B, F, M) -> (B, K, F) complex."""
+    def in_pieces(self, mel: Tensor, frames: int) -> Tensor:
+        """The same as forward, `frames` at a time, in memory that does not grow with the mel but for the waveform."""
+        total, hop = mel.shape[2], self.hop
+        pieces = []
+        for start in range(0, total, frames):
+            first, end = max(0, start - self.context), min(total, start + frames)
+            sound = self(mel[:, :, first : end + self.context], first)
+            pieces.append(sound[:, (start - first) * hop : (end - first) * hop])
+        return torch.cat(pieces, dim=1)
+
+    def _predicted(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F, M) -> log magnitude against the level of the bands, phase; each (B, K, F)."""
         x = self.embed(mel.mT)
         x = self.blocks(self.norm_in(x.mT).mT)
-        log_gain, phase = self.head(self.norm_out(x.mT)).float().mT.chunk(2, dim=1)
-        audible = (mel_magnitudes(mel.float()) - _SILENCE).clamp(min=0)
-        magnitude = (audible @ self.weights).mT * log_gain.clamp(_SOFTEST, _LOUDEST).exp()
+        log_gain, phase = self.head(self.norm_out(x.mT)).mT.chunk(2, dim=1)
+        return log_gain, phase
+
+    @torch.autocast('cuda', enabled=False)
+    @torch.autocast('cpu', enabled=False)
+    def _sound(self, mel: Tensor, log_gain: Tensor, phase: Tensor, first: int) -> Tensor:
+        """(B, F, M), (B, K, F), (B, K, F) -> (B, (F - 1) * hop)."""
+        magnitude = self._magnitude(mel_magnitudes(mel.float()), log_gain.mT).mT
         if self.clock:
             phase = phase + self._running_phase(first, mel.shape[1])
-        return torch.polar(magnitude, phase)
+        audio = self._inverse(torch.polar(magnitude, phase))
+        before: Tensor | float = 0.0
+        for _ in range(self.refinements):
+            now = torch.stft(audio, self.n_fft, self.hop, window=self.window, pad_mode='constant', return_complex=True)
+            x, before = now - _MOMENTUM * before, now
+            # Not abs(), whose gradient has no bound near zero.
+            power = x.real.square() + x.imag.square() + _FAINT
+            audio = self._inverse(x * (magnitude * power.rsqrt()))
+        return audio
+
+    def _magnitude(self, bands: Tensor, log_gain: Tensor) -> Tensor:
+        """(B, F, M), (B, F, K) -> (B, F, K), whose filtered magnitudes are nearly those of the bands."""
+        level = (bands / self.filters.sum(0).clamp(min=_FAINT)) @ self.weights.T
+        magnitude = level * log_gain.clamp(_SOFTEST, _LOUDEST).exp()
+        for _ in range(self.corrections):
+            ratio = bands / (magnitude @ self.filters).clamp(min=_FAINT)
+            magnitude = magnitude * (ratio @ self.weights.T)
+        return magnitude
+
+    def _inverse(self, spectrum: Tensor) -> Tensor:
+        """(B, K, F) complex -> (B, (F - 1) * hop)."""
+        return torch.istft(
+            spectrum, self.n_fft, self.hop, window=self.window, length=(spectrum.shape[2] - 1) * self.hop
+        )
 
     def _running_phase(self, first: int, frames: int) -> Tensor:
         """2 pi k hop f of bin f = 0, 1 / n_fft, ... at frame k: (K, F), within a turn."""

@@ -8,6 +8,7 @@ from gmscavp.errors import UserError
 
 # LogMel: (20 log10(mel) - 20 + 100) / 100.
 _SCALE, _OFFSET = 5.0, -4.0
+_TINY = 1e-12
 
 
 def mel_filters(sample_rate: int, n_fft: int, bands: int, f_min: float, f_max: float) -> Tensor:
@@ -31,8 +32,9 @@ def spectrum_of(magnitudes: Tensor, filters: Tensor, iterations: int = 50) -> Te
     target = magnitudes @ filters.T
     spectrum = target
     for _ in range(iterations):
-        spectrum = spectrum * target / (spectrum @ filters @ filters.T).clamp(min=1e-12)
-    return spectrum
+        # What falls towards zero is kept from numbers so small that processors take long over them.
+        spectrum = (spectrum * target / (spectrum @ filters @ filters.T).clamp(min=_TINY)).clamp(min=_TINY)
+    return torch.where(spectrum > _TINY, spectrum, 0.0)
 
 
 def band_weights(filters: Tensor) -> Tensor:

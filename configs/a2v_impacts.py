@@ -1,0 +1,25 @@
+"""Video from sound on Impacts: half an hour on one CPU core.
+
+python tools/train.py configs/frame_autoencoder_impacts.py
+python tools/train.py configs/a2v_impacts.py --cfg-options init.codec=work_dirs/frame_autoencoder_impacts/LAST.pth
+python tools/generate.py configs/a2v_impacts.py work_dirs/a2v_impacts --audio IN.wav --out OUT.mp4
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ._base_.datasets.impacts import *
+    from ._base_.default_runtime import *
+    from ._base_.models.a2v_tiny import *
+    from ._base_.schedules.adamw import *
+
+batch_size = 16
+for loader in (train_dataloader, val_dataloader, test_dataloader):
+    loader.update(batch_size=batch_size)
+    loader['dataset']['clip'].update(fps=8)
+
+max_epochs = 32
+train_cfg.update(max_epochs=max_epochs, val_interval=8)
+optim_wrapper['optimizer'].update(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
+optim_wrapper['clip_grad'].update(max_norm=1.0)
+custom_hooks[0].update(momentum=0.005)

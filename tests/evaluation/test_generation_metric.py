@@ -1,0 +1,338 @@
+"""The metric of generation against the pure functions, over ranks, on perfect and on broken output; its page."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from mmengine.model import BaseModel
+
+from gmscavp.datasets.impacts_render import make_scenes, render_scene, scene_truth
+from gmscavp.datasets.impacts_render import scenes as rendering
+from gmscavp.datasets.impacts_render.signals import PALETTE, PITCH_HZ
+from gmscavp.errors import UserError
+from gmscavp.evaluation.embedders import Embedder
+from gmscavp.evaluation.generation.distances import FeatureStatistics, frechet_distance, inception_score, kl_softmax
+from gmscavp.evaluation.generation.exact import deranged, sound_figures
+from gmscavp.evaluation.generation.onsets import hear_onsets
+from gmscavp.evaluation.generation.truth import ClipTruth, SceneFacts, TrueEvent, read_truth, within
+from gmscavp.evaluation.generation_metric import GenerationMetric
+from gmscavp.evaluation.generation_tables import counted_words, generation_table
+from gmscavp.evaluation.samples_page import SampleCard, SamplesData, SampleSide, marked, write_samples
+from gmscavp.models import ClipPreprocessor
+from gmscavp.registry import EMBEDDERS, MODELS
+
+RATE, CLIPS = rendering.SAMPLE_RATE, 8
+
+
+@EMBEDDERS.register_module(force=True)
+class BandEmbedder(Embedder):
+    """Levels of eight bands as features, loud ones as classes; so many windows of a clip."""
+
+    def __init__(self, windows=1, scores=True):
+        self.windows, self.scores = windows, scores
+
+    def to(self, device):
+        pass
+
+    def __call__(self, waveform, sample_rate):
+        windows = waveform[:, : waveform.shape[1] // self.windows * self.windows].unflatten(1, (self.windows, -1))
+        bands = torch.fft.rfft(windows).abs().square()[..., :-1].unflatten(-1, (8, -1)).mean(-1)
+        levels = (bands + 1e-6).log()
+        return (levels if self.windows > 1 else levels[:, 0]), (levels.mean(1) if self.scores else None)
+
+
+@MODELS.register_module(force=True)
+class LoudAndBright(BaseModel):
+    """'Aligned' when the sound is about as loud as the picture is bright."""
+
+    def __init__(self):
+        super().__init__(ClipPreprocessor(sample_rate=RATE, bands=8))
+        self.steep = torch.nn.Parameter(torch.tensor(20.0))
+
+    def forward(self):
+        raise NotImplementedError
+
+    def aligned_probability(self, video, mel):
+        return torch.sigmoid(self.steep * (0.5 - (video.mean((1, 2, 3, 4)) / 2 + 0.5 - mel.mean((1, 2, 3))).abs()))
+
+
+@pytest.fixture(scope='module')
+def rendered(tmp_path_factory):
+    scenes = make_scenes(5, CLIPS, 'mixed')
+    file = tmp_path_factory.mktemp('impacts') / 'events.jsonl'
+    file.write_text(''.join(json.dumps(scene_truth(scene)) + '\n' for scene in scenes))
+    frames, sounds = zip(*map(render_scene, scenes), strict=True)
+    return (
+        str(file),
+        [s.clip_id for s in scenes],
+        [torch.from_numpy(f) for f in frames],
+        [torch.from_numpy(s).float() for s in sounds],
+    )
+
+
+def sound_rows(rendered, made=None):
+    _, clip_ids, _, sounds = rendered
+    mel = torch.rand(256, 8)
+    return [
+        dict(clip_id=name, valid=True, waveform=wave, real_waveform=real, mel=mel, real_mel=mel, sample_rate=RATE)
+        for name, wave, real in zip(clip_ids, made or sounds, sounds, strict=True)
+    ]
+
+
+def picture_rows(rendered, made=None):
+    _, clip_ids, frames, _ = rendered
+    return [
+        dict(clip_id=name, valid=True, frames=video, real_frames=real, fps=rendering.FPS)
+        for name, video, real in zip(clip_ids, made or frames, frames, strict=True)
+    ]
+
+
+def noisy(rendered, level=0.02):
+    generator = torch.Generator().manual_seed(0)
+    return [(sound + level * torch.randn(sound.shape, generator=generator)).clamp(-1, 1) for sound in rendered[3]]
+
+
+def figures(metric, rows, batch=3, data=None):
+    for start in range(0, len(rows), batch):
+        metric.process(data or {}, rows[start : start + batch])
+    return metric.evaluate(len(rows))
+
+
+def measure(rendered, rows, **settings):
+    settings = dict(embedders=dict(bands=dict(type='BandEmbedder')), truth=rendered[0]) | settings
+    found = figures(GenerationMetric(**settings, device='cpu'), rows)
+    return {name.removeprefix('generation/'): value for name, value in found.items()}
+
+
+def test_the_metric_is_the_pure_functions_of_all_clips_at_once(rendered):
+    made = noisy(rendered)
+    found = measure(rendered, sound_rows(rendered, made))
+    both = [BandEmbedder()(torch.stack(list(side)), RATE) for side in (rendered[3], made)]
+    statistics = [FeatureStatistics(8), FeatureStatistics(8)]
+    for side, (features, _) in zip(statistics, both, strict=True):
+        side.add(features)
+    (_, real), (_, fake) = both
+    assert found['FD_bands'] == pytest.approx(frechet_distance(*statistics), rel=1e-9)
+    assert found['KL_bands'] == pytest.approx(kl_softmax(real, fake).mean().item(), rel=1e-6)
+    other = kl_softmax(real[deranged(CLIPS)], fake).mean().item()
+    assert found['shuffled_KL_bands'] == pytest.approx(other, rel=1e-6)
+    assert found['IS_bands'] == pytest.approx(inception_score(fake, 1)[0], rel=1e-6)
+    truths = [read_truth(rendered[0])[name] for name in rendered[1]]
+    heard = [hear_onsets(sound.numpy(), RATE, PITCH_HZ) for sound in made]
+    for prefix, held_against in (('', truths), ('shuffled_', [truths[number] for number in deranged(CLIPS)])):
+        for name, value in sound_figures(heard, held_against).items():
+            assert found[prefix + name] == pytest.approx(value, nan_ok=True), prefix + name
+
+
+def test_two_ranks_equal_one_process(rendered):
+    rows = sound_rows(rendered, noisy(rendered))
+    rows[3] |= dict(valid=False)
+    settings = dict(embedders=dict(bands=dict(type='BandEmbedder', windows=2)), truth=rendered[0], device='cpu')
+    whole = GenerationMetric(**settings)
+    whole.process({}, rows)
+    ranks = [GenerationMetric(**settings) for _ in range(2)]
+    for rank, metric in enumerate(ranks):
+        for row in rows[rank::2]:
+            metric.process({}, [row])
+    together = [row for pair in zip(*(metric.results for metric in ranks), strict=True) for row in pair]
+    one, two = whole.compute_metrics(whole.results), ranks[0].compute_metrics(together)
+    assert one['skipped'] == 1
+    assert one['N'] == CLIPS - 1
+    assert two == pytest.approx(one, rel=1e-5, abs=1e-6, nan_ok=True)
+
+
+def test_the_real_sound_is_near_the_ceiling_and_another_clips_truth_far_below(rendered):
+    found = measure(rendered, sound_rows(rendered))
+    assert found['FD_bands'] < 1e-9
+    assert found['KL_bands'] == pytest.approx(0, abs=1e-9)
+    assert found['onset_f1_all'] > 95
+    assert found['onset_recall'] > 90
+    assert found['pitch_accuracy'] > 85
+    assert found['timing_error_ms'] < 5
+    assert found['loudness_correlation'] > 0.6
+    for name in [name for name in found if name.startswith('real_')]:
+        assert found[name] == pytest.approx(found[name.removeprefix('real_')]), name
+    assert found['shuffled_onset_f1_all'] < 45
+    assert found['shuffled_onset_f1'] < found['onset_f1'] - 30
+    assert found['shuffled_KL_bands'] > 0.01
+
+
+def test_what_is_seen_counts_for_what_a_video_can_tell(rendered):
+    """The impacts that are seen and nothing else: full marks, more than the real sound has."""
+    made = []
+    since = torch.arange(RATE // 4) / RATE
+    for truth in (read_truth(rendered[0])[name] for name in rendered[1]):
+        sound = torch.zeros(4 * RATE + len(since))
+        for event in (event for event in truth.events if event.on_screen):
+            tone = 0.3 * torch.sin(2 * math.pi * PITCH_HZ[event.colour] * since) * torch.exp(-since / 0.03)
+            sound[int(event.time_s * RATE) :][: len(since)] += tone
+        made.append(sound[: 4 * RATE].clamp(-1, 1))
+    found = measure(rendered, sound_rows(rendered, made), embedders={})
+    assert found['onset_precision'] > 95
+    assert found['onset_f1'] > 88
+    assert found['onset_f1'] > found['real_onset_f1']
+    assert found['onset_recall_all'] < found['onset_recall']
+
+
+def test_silent_and_broken_sound_is_counted_and_scores_as_silence(rendered):
+    made = [sound.clone() for sound in rendered[3]]
+    made[0][:] = 0
+    made[1][100] = float('nan')
+    made[2][:] = float('inf')
+    made[3] = torch.zeros(0)
+    found = measure(rendered, sound_rows(rendered, made))
+    assert (found['silent'], found['not_finite'], found['N']) == (4, 2, CLIPS)
+    whole = measure(rendered, sound_rows(rendered))
+    assert found['onset_recall_all'] < 0.75 * whole['onset_recall_all']
+    assert found['FD_bands'] > 1
+    assert all(math.isfinite(value) for value in found.values())
+    nothing = measure(rendered, sound_rows(rendered, [torch.zeros(4 * RATE)] * CLIPS))
+    assert nothing['silent'] == CLIPS
+    assert nothing['onset_f1'] == 0
+    assert math.isnan(nothing['timing_error_ms'])
+    assert '8 silent' in counted_words(nothing)
+
+
+def test_video_perfect_shuffled_small_and_blank(rendered):
+    found = measure(rendered, picture_rows(rendered))
+    assert found['impact_f1'] > 90
+    assert found['colours_right'] > 80
+    assert found['position_error_px'] < 1
+    assert found['shuffled_impact_f1'] < 30
+    assert found['shuffled_colours_right'] < 50
+    assert not [name for name in found if 'bands' in name]
+    large = [video.repeat_interleave(2, 1).repeat_interleave(2, 2) for video in rendered[2]]
+    assert measure(rendered, picture_rows(rendered, large))['position_error_px'] < 1
+    blank = measure(rendered, picture_rows(rendered, [torch.zeros_like(video) for video in rendered[2]]))
+    assert (blank['blank'], blank['impact_f1']) == (CLIPS, 0)
+    assert math.isnan(blank['position_error_px'])
+
+
+def test_rows_stay_small_and_examples_are_those_of_the_last_evaluation(rendered):
+    metric = GenerationMetric(
+        embedders=dict(bands=dict(type='BandEmbedder')), truth=rendered[0], examples=2, device='cpu'
+    )
+    metric.process({}, sound_rows(rendered))
+    for row in metric.results:
+        assert 'sounds' not in row
+        parts = [part for pair in row['judged'].values() for side in pair for part in side]
+        assert sum(part.numel() for part in parts) < 100
+        assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts)
+    assert len(metric.examples) == 2
+    metric.evaluate(CLIPS)
+    assert set(metric.details['clips']) == {example.clip_id for example in metric.examples}
+    assert metric.details['clips'][rendered[1][0]]['onset_f1_all'] > 80
+    metric.process({}, sound_rows(rendered)[4:])
+    assert [example.clip_id for example in metric.examples] == rendered[1][4:6]
+
+
+def test_a_window_of_the_clip_has_the_truth_of_that_window(rendered):
+    start = RATE
+    rows = sound_rows(rendered, [sound[start : start + 2 * RATE] for sound in rendered[3]])
+    for row in rows:
+        row['real_waveform'] = row['waveform']
+    metric = GenerationMetric(truth=rendered[0], device='cpu')
+    found = figures(metric, rows, CLIPS, {'start_s': torch.full((CLIPS,), 1.0)})
+    assert found['generation/onset_f1_all'] > 85
+    wrong = figures(metric, rows, CLIPS, {'start_s': torch.full((CLIPS,), 1.3)})
+    assert wrong['generation/onset_f1_all'] < 60
+    truth = read_truth(rendered[0])[rendered[1][0]]
+    assert within(truth, 0.0, 4.0) == truth
+    assert all(0 <= event.time_s < 0.5 for event in within(truth, 1.0, 0.5).events)
+
+
+def test_alignment_is_judged_by_a_trained_classifier(rendered, tmp_path):
+    config, weights = tmp_path / 'judge.py', tmp_path / 'judge.pth'
+    config.write_text("model = dict(type='LoudAndBright')\n")
+    torch.save({'state_dict': LoudAndBright().state_dict()}, weights)
+    alignment = dict(config=str(config), checkpoint=str(weights))
+    made = [torch.zeros(4 * RATE)] * CLIPS
+    data = {
+        'video': torch.full((CLIPS, 2, 3, 8, 8), 255, dtype=torch.uint8),
+        'audio': torch.rand(CLIPS, 4 * RATE, generator=torch.Generator().manual_seed(0)) * 2 - 1,
+    }
+    metric = GenerationMetric(alignment=alignment, device='cpu')
+    found = figures(metric, sound_rows(rendered, made), CLIPS, data)
+    assert found['generation/alignment_accuracy'] == 0
+    assert found['generation/real_alignment_accuracy'] == 100
+    frames = [torch.zeros(2, 8, 8, 3, dtype=torch.uint8)] * CLIPS
+    found = figures(metric, picture_rows(rendered, frames), CLIPS, data)
+    assert found['generation/alignment_accuracy'] == 0
+    config.write_text("model = dict(type='ClipPreprocessor')\n")
+    with pytest.raises(UserError, match='does not fit'):
+        GenerationMetric(alignment=alignment, device='cpu')
+    with pytest.raises(UserError, match='has no checkpoint'):
+        GenerationMetric(alignment=alignment | dict(checkpoint=str(tmp_path / 'none.pth')), device='cpu')
+
+
+def test_what_is_wrong_is_said(rendered, tmp_path):
+    with pytest.raises(UserError, match='render the data set first'):
+        GenerationMetric(truth=str(tmp_path / 'none.jsonl'))
+    rows = sound_rows(rendered)
+    rows[2]['clip_id'] = 'stranger'
+    with pytest.raises(UserError, match='knows nothing of clip stranger'):
+        measure(rendered, rows)
+    rows = picture_rows(rendered)
+    del rows[0]['fps']
+    with pytest.raises(UserError, match='gives no fps'):
+        measure(rendered, rows)
+    unread = [row | dict(valid=False) for row in sound_rows(rendered)]
+    with pytest.raises(UserError, match='none of the 8 clips'):
+        measure(rendered, unread)
+    alone = measure(rendered, sound_rows(rendered)[:1])
+    assert math.isnan(alone['FD_bands'])
+    assert not [name for name in alone if name.startswith('shuffled')]
+
+
+def test_the_scene_is_that_of_the_renderer():
+    """Evaluation must not import the data sets; the numbers stand in both."""
+    facts = SceneFacts()
+    assert dict(facts.palette) == PALETTE
+    assert facts.pitches_hz == pytest.approx(PITCH_HZ)
+    assert (facts.floor_y, facts.side) == (rendering.FLOOR_Y, rendering.SIDE)
+
+
+def test_the_table_puts_real_and_chance_beside_each_figure(rendered):
+    found = measure(rendered, sound_rows(rendered, noisy(rendered)))
+    table = generation_table(found)
+    assert table.headings == ['', 'generated', 'real', 'another clip']
+    rows = dict(table.rows)
+    assert set(rows) >= {'Frechet distance (bands)', 'KL (bands)', 'seen impacts heard: F1, %', 'right pitch, %'}
+    assert rows['KL (bands)'][1] == ''
+    assert float(rows['all impacts heard: F1, %'][2]) == pytest.approx(found['shuffled_onset_f1_all'], abs=0.06)
+
+
+def card(clip_id, truth=None):
+    frames, mel = np.zeros((4, 8, 8, 3), np.uint8), np.full((16, 8), np.nan, np.float32)
+    sides = {name: SampleSide(b'mp4 of ' + name.encode(), frames, mel) for name in ('generated', 'real')}
+    return SampleCard(clip_id, sides, 4.0, truth, {'onset_f1': 50.0, 'shuffled_onset_f1': 1.0, 'KL_<b>': math.nan})
+
+
+def test_the_page_has_two_players_a_clip_and_escapes_what_is_hostile(rendered, tmp_path):
+    hostile = '"><script>alert(1)</script>\ud800'
+    truth = read_truth(rendered[0])[rendered[1][0]]
+    cards = [card('a', truth), card(hostile), SampleCard('gone', why_not=f'no file {hostile}')]
+    file = tmp_path / 'page.html'
+    metrics = {'generation/N': 3.0, 'generation/onset_f1': 12.5, 'generation/timing_error_ms': math.nan}
+    write_samples(file, SamplesData(hostile, metrics, cards, {'config': hostile}))
+    page = file.read_text('utf-8')
+    assert page.count('<video ') == 4
+    assert page.count('data:video/mp4;base64,') == 4
+    assert '<script' not in page
+    assert '<b>' not in page
+    assert page.count('&lt;script&gt;') == 5
+    assert 'http' not in page.replace('http-equiv', '')
+    assert '12.5' in page
+    assert [path.name for path in tmp_path.iterdir()] == ['page.html']
+
+
+def test_marks_stand_where_the_impacts_are():
+    event = TrueEvent(1.0, 50.0, 'red')
+    truth = ClipTruth('clip', (event, TrueEvent(3.0, 50.0, 'blue', on_screen=False)), ())
+    strip = marked(np.zeros((10, 400, 3), np.uint8), truth, 4.0)[10:].astype(int)
+    bright = np.flatnonzero((strip.max(axis=(0, 2)) - strip.min(axis=(0, 2))) > 50)
+    assert set(bright) == {99, 100, 299, 300}
+    assert (strip[3, 100] == 255).all()
+    assert (strip[3, 300] < 100).all()
