@@ -35,9 +35,10 @@ model = dict(
     step_weight=1.0,
 )
 
-max_epochs = 14
-train_cfg.update(max_epochs=max_epochs, val_interval=7)
-optim_wrapper['optimizer'].update(lr=3e-3, weight_decay=0.05)
+max_epochs = 10
+train_cfg.update(max_epochs=max_epochs, val_interval=5)
+optim_wrapper['optimizer'].update(lr=2e-3, weight_decay=0.05)
+param_scheduler[0].update(end=40)
 
 val_evaluator = dict(type=AlignmentMetric)
 test_evaluator = val_evaluator

@@ -25,5 +25,5 @@ train_dataloader['dataset']['window'] = dict(type=RandomWindow)
 # Of so small a codec many small steps make more than a few large ones.
 batch_size = 4
 train_dataloader.update(batch_size=batch_size)
-max_epochs = 25
+max_epochs = 20
 train_cfg.update(max_epochs=max_epochs)

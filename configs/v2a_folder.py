@@ -10,6 +10,7 @@ from gmscavp.datasets import Flip, ResizedCrop
 with read_base():
     from ._base_.datasets.folder import *
     from ._base_.default_runtime import *
+    from ._base_.generation import *
     from ._base_.models.v2a_tiny import *
     from ._base_.schedules.adamw import *
 

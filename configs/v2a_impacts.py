@@ -11,6 +11,7 @@ from gmscavp.datasets import Flip
 with read_base():
     from ._base_.datasets.impacts import *
     from ._base_.default_runtime import *
+    from ._base_.generation import *
     from ._base_.models.v2a_tiny import *
     from ._base_.schedules.adamw import *
 
@@ -27,3 +28,10 @@ train_cfg.update(max_epochs=max_epochs, val_interval=8)
 optim_wrapper['optimizer'].update(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
 optim_wrapper['clip_grad'].update(max_norm=1.0)
 custom_hooks[0].update(momentum=0.005)
+
+# What is known of the clips; it lies beside them (data_root).
+truth = 'data/impacts/events.jsonl'
+for evaluator in (val_evaluator, test_evaluator):
+    evaluator.update(truth=truth)
+# The last checkpoint counts: the clips of validation are also those that are reported.
+default_hooks['checkpoint'].update(save_best=None)

@@ -28,6 +28,7 @@ _LABELS = {
     'impact_recall': 'recall, %',
     'impact_f1_any': 'impacts seen, of any colour: F1, %',
     'colours_right': 'clips with all colours right, %',
+    'clips_right': 'clips with all colours and impacts right, %',
     'position_error_px': 'place: mean error, pixels',
     'alignment_accuracy': 'called aligned, %',
     'aligned': 'probability of being aligned',

@@ -164,7 +164,7 @@ class CrossModalGenerator(BaseModel):
     ) -> Losses | Pyramid | list[dict[str, Any]]:
         """What MMEngine's runner calls. mode: 'loss' -> losses; 'tensor' -> the condition's tokens; 'predict' -> a dict
         a clip: clip_id, valid, and for v2a waveform (S,), real_waveform (S,), mel and real_mel (F, M), sample_rate; for
-        a2v frames and real_frames (T, H, W, 3) uint8.
+        a2v frames and real_frames (T, H, W, 3) uint8, fps.
         """
         if mode == 'loss':
             return self.loss(video, mel)
@@ -176,6 +176,9 @@ class CrossModalGenerator(BaseModel):
                 raise UserError('evaluation compares with the real sound; set model.data_preprocessor.keep_audio=True.')
             columns['real_waveform'] = [row.clone() for row in audio.float().cpu()]
             columns['sample_rate'] = [self.data_preprocessor.log_mel.settings['sample_rate']] * len(clip_id)
+        else:
+            settings = self.data_preprocessor.log_mel.settings
+            columns['fps'] = [self.size[0] * settings['sample_rate'] / (self.window * settings['hop'])] * len(clip_id)
         readable = valid.tolist() if valid is not None else [True] * len(clip_id)
         columns = {'clip_id': clip_id, 'valid': readable, **columns}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

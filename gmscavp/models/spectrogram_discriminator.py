@@ -40,10 +40,11 @@ class SpectrogramDiscriminator(nn.Module):
         scores, features = [], []
         for network, (n_fft, hop) in zip(self.networks, self.resolutions, strict=True):
             x = magnitudes(audio, n_fft, hop).log()[:, None]
-            for layer in network[:-1]:
+            *hidden, last = network.children()
+            for layer in hidden:
                 x = F.leaky_relu(layer(x), _SLOPE)
                 features.append(x)
-            scores.append(network[-1](x))
+            scores.append(last(x))
         return scores, features
 
 

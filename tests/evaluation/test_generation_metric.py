@@ -2,13 +2,19 @@
 
 import json
 import math
+import runpy
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
-from gmscavp.datasets.impacts_render import make_scenes, render_scene, scene_truth
+from gmscavp.datasets.impacts_render import make_scenes, render_impacts, render_scene, scene_truth
 from gmscavp.datasets.impacts_render import scenes as rendering
 from gmscavp.datasets.impacts_render.signals import PALETTE, PITCH_HZ
 from gmscavp.errors import UserError
@@ -336,3 +342,78 @@ def test_marks_stand_where_the_impacts_are():
     assert set(bright) == {99, 100, 299, 300}
     assert (strip[3, 100] == 255).all()
     assert (strip[3, 300] < 100).all()
+
+
+@MODELS.register_module(force=True)
+class EchoGenerator(BaseModel):
+    """Gives back what it should have made, or silence."""
+
+    def __init__(self, direction='v2a'):
+        super().__init__(ClipPreprocessor(sample_rate=RATE, bands=8, keep_audio=True))
+        self.direction, self.loud = direction, torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, video, mel, audio, clip_id, valid, mode, **_):
+        assert mode == 'predict'
+        if self.direction == 'v2a':
+            columns = dict(waveform=self.loud * audio, real_waveform=audio, mel=mel[:, 0], real_mel=mel[:, 0])
+            rest = dict(sample_rate=RATE)
+        else:
+            frames = ((video + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
+            columns, rest = dict(frames=frames, real_frames=frames), dict(fps=4)
+        columns |= dict(clip_id=clip_id, valid=valid.tolist())
+        return [dict(zip(columns, row, strict=True)) | rest for row in zip(*columns.values(), strict=True)]
+
+
+CONFIG = """
+default_scope = 'gmscavp'
+model = dict(type='EchoGenerator', direction='{direction}')
+test_dataloader = dict(
+    batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='Impacts', data_root='{root}', split='test', clips=4, replace_bad=False, window=dict(type='CentreWindow'),
+        clip=dict(duration_s=4.0, fps=4, size=32, sample_rate=16000, backend='pyav'),
+    ),
+)
+test_evaluator = dict(type='GenerationMetric', truth='{root}/events.jsonl', examples=3, device='cpu')
+test_cfg = dict(type='TestLoop')
+"""
+
+
+@pytest.mark.parametrize(('direction', 'loud'), [('v2a', 0.0), ('a2v', 1.0)])
+def test_the_tool_writes_table_figures_and_page(tmp_path, monkeypatch, capsys, direction, loud):
+    root = render_impacts(tmp_path / 'impacts', train=0, test=4, workers=1, progress=False)
+    (root / 'video' / f'{read_first(root)}.mp4').write_bytes(b'')
+    config, weights = tmp_path / 'echo.py', tmp_path / 'echo.pth'
+    config.write_text(CONFIG.format(direction=direction, root=root))
+    model = EchoGenerator(direction)
+    torch.nn.init.constant_(model.loud, loud)
+    torch.save({'state_dict': model.state_dict()}, weights)
+    said = tool(monkeypatch, capsys, config, weights, '--out', tmp_path / 'o.json', '--report', tmp_path / 'o.html')
+    assert 'another clip' in said
+    assert '1 could not be read' in said
+    written = json.loads((tmp_path / 'o.json').read_text())
+    figures_ = written['metrics']
+    assert (figures_['generation/N'], figures_['generation/skipped']) == (3, 1)
+    if direction == 'v2a':
+        assert figures_['generation/silent'] == 3
+        assert figures_['generation/timing_error_ms'] is None
+    else:
+        assert figures_['generation/colours_right'] == figures_['generation/real_colours_right']
+    page = (tmp_path / 'o.html').read_text()
+    assert page.count('<video ') == 2 * 3
+    with pytest.raises(SystemExit):
+        tool(monkeypatch, capsys, config, weights, '--picture', tmp_path / 'o.png')
+    assert '--picture needs RetrievalMetric' in capsys.readouterr().err
+
+
+def read_first(root):
+    return next(iter(read_truth(root / 'events.jsonl')))
+
+
+def tool(monkeypatch, capsys, *arguments):
+    for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
+        kind._instance_dict.clear()
+    monkeypatch.setattr(sys, 'argv', ['test.py', *map(str, arguments)])
+    runpy.run_path(str(Path(__file__).parents[2] / 'tools' / 'test.py'), run_name='__main__')
+    return capsys.readouterr().out

@@ -198,9 +198,12 @@ def test_the_loss_of_steps_is_least_where_every_step_finds_its_own():
         for linear in fusion.likeness:
             linear.weight.copy_(torch.eye(16))
             linear.bias.zero_()
-    steps = 20 * torch.eye(16)[None, :8].expand(3, -1, -1)
+    # Both heads tell the steps apart.
+    steps = torch.eye(8).repeat(1, 2).expand(3, -1, -1)
     video, sound = steps[:, :6], torch.stack([steps[i, at : at + 6] for i, at in enumerate((0, 2, 1))])
     late = torch.tensor([0.0, 2.0, 1.0])
+    with torch.no_grad():
+        fusion.log_scale.fill_(math.log(50))
     assert fusion.step_loss(video[:1], sound[:1], late[:1]).item() < 1e-3
     assert fusion.step_loss(video, sound, late).item() < 1e-3
     assert fusion.step_loss(sound, video, -late).item() < 1e-3
@@ -216,12 +219,15 @@ def test_likeness_looks_at_the_sound_of_the_lag():
     torch.manual_seed(0)
     fusion = TimeFusion([6], 16, 16, width=16, heads=2, lags=2)
     video, audio = torch.randn(2, 3, 6, 16)
-    seen, heard = (linear(x).unflatten(-1, (2, 8)) for linear, x in zip(fusion.likeness, (video, audio), strict=True))
+    seen, heard = (
+        torch.nn.functional.normalize(linear(x).unflatten(-1, (2, 8)), dim=-1)
+        for linear, x in zip(fusion.likeness, (video, audio), strict=True)
+    )
     found = fusion._likeness(video, audio).unflatten(-1, (2, 5))
     for step in range(6):
         for lag in range(-2, 3):
             inside = 0 <= step + lag < 6
-            expected = (seen[:, step] * heard[:, step + lag]).sum(-1) / 8**0.5 if inside else torch.zeros(3, 2)
+            expected = (seen[:, step] * heard[:, step + lag]).sum(-1) if inside else torch.zeros(3, 2)
             torch.testing.assert_close(found[:, step, :, lag + 2], expected)
 
 

@@ -50,8 +50,9 @@ def picture_figures(
     """What is seen in clips of so many frames against their truths, counts of all clips together; shares in percent.
 
     impact_precision, impact_recall, impact_f1: within one frame, of each colour by itself; impact_f1_any: of any colour.
-    colours_right: share of clips in which just the true colours bounce. position_error_px: mean distance of the columns
-    of objects whose colour is right, in pixels of the truth. timing_error_ms: median of |seen - true|.
+    colours_right: share of clips in which just the true colours bounce; clips_right: and in which all impacts match too.
+    position_error_px: mean distance of the columns of objects whose colour is right, in pixels of the truth.
+    timing_error_ms: median of |seen - true|.
     """
     figures = [
         compare_motion(clip, count, fps, truth.objects, 1 / fps)
@@ -62,6 +63,7 @@ def picture_figures(
         **_counted('impact', pooled(each.coloured_impacts for each in figures)),
         'impact_f1_any': 100 * pooled(each.impacts for each in figures).f1,
         'colours_right': 100 * _mean(np.array(right)),
+        'clips_right': 100 * _mean(np.array(right) & [each.coloured_impacts.f1 == 1 for each in figures]),
         'position_error_px': _mean(_joined([each.x_errors for each in figures])),
         'timing_error_ms': _median(1000 * np.abs(_joined([each.offsets_s for each in figures]))),
     }

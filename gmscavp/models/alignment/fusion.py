@@ -112,6 +112,7 @@ class TimeFusion(nn.Module):
         self.likeness = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
         found = heads * (2 * self.lags + 1)
         self.into = nn.Linear(2 * width + found, width)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(5.0)))
         self.gain = nn.Parameter(torch.ones(()))
         self.blocks = nn.ModuleList(_OverTime(width, kernel) for _ in range(depth))
         self.out = nn.Sequential(
@@ -160,19 +161,22 @@ class TimeFusion(nn.Module):
     def _all_likenesses(self, video: Tensor, audio: Tensor) -> Tensor:
         """Of every step of the picture and every step of the sound: (B, L, L)."""
         seen, heard = self._compared(video, audio)
-        return torch.einsum('blhk,bmhk->blm', seen, heard).float() / video.shape[-1] ** 0.5
+        return self.log_scale.exp().clamp(max=100) * torch.einsum('blhk,bmhk->blm', seen, heard).float() / self.heads
 
     def _compared(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """What likeness is the inner product of: (B, L, heads, W / heads) of both sides."""
+        """What likeness is the inner product of, unit vectors: (B, L, heads, W / heads) of both sides.
+
+        Of free length, both sides could shrink to nothing while they know nothing yet, and neither would learn again.
+        """
         maps = zip(self.likeness, (video, audio), strict=True)
         seen, heard = (rearrange(linear(x), 'b l (h k) -> b l h k', h=self.heads) for linear, x in maps)
-        return seen, heard
+        return F.normalize(seen, dim=-1), F.normalize(heard, dim=-1)
 
     def _likeness(self, video: Tensor, audio: Tensor) -> Tensor:
-        """Inner products of the picture at step l and the sound at steps l - lags .. l + lags: (B, L, heads * lags')."""
+        """Cosines of the picture at step l and the sound at steps l - lags .. l + lags: (B, L, heads * lags')."""
         seen, heard = self._compared(video, audio)
         near = F.pad(heard, (0, 0, 0, 0, self.lags, self.lags)).unfold(1, 2 * self.lags + 1, 1)
-        return torch.einsum('blhk,blhkr->blhr', seen, near).flatten(2) / seen.shape[-1] ** 0.5
+        return torch.einsum('blhk,blhkr->blhr', seen, near).flatten(2)
 
 
 def _summed(pyramid: Pyramid, maps: nn.ModuleList) -> Tensor:

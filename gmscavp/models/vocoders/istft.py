@@ -8,7 +8,14 @@ from torch.nn import functional as F
 
 from gmscavp.errors import UserError
 from gmscavp.models.vocoders.base import Vocoder
-from gmscavp.models.vocoders.magnitudes import band_weights, demand_settings, mel_filters, mel_magnitudes
+from gmscavp.models.vocoders.magnitudes import (
+    band_weights,
+    corrected,
+    demand_settings,
+    level_of,
+    mel_filters,
+    mel_magnitudes,
+)
 from gmscavp.registry import VOCODERS
 
 _KERNEL = 7
@@ -16,7 +23,7 @@ _KERNEL = 7
 _SOFTEST, _LOUDEST = -10.0, 5.0
 # Of the refinements: the fast algorithm of Perraudin et al. 2013.
 _MOMENTUM = 0.5
-# Magnitudes and powers below it say nothing.
+# Power below which a phase says nothing.
 _FAINT = 1e-8
 
 
@@ -139,12 +146,8 @@ class IstftVocoder(Vocoder):
 
     def _magnitude(self, bands: Tensor, log_gain: Tensor) -> Tensor:
         """(B, F, M), (B, F, K) -> (B, F, K), whose filtered magnitudes are nearly those of the bands."""
-        level = (bands / self.filters.sum(0).clamp(min=_FAINT)) @ self.weights.T
-        magnitude = level * log_gain.clamp(_SOFTEST, _LOUDEST).exp()
-        for _ in range(self.corrections):
-            ratio = bands / (magnitude @ self.filters).clamp(min=_FAINT)
-            magnitude = magnitude * (ratio @ self.weights.T)
-        return magnitude
+        level = level_of(bands, self.filters, self.weights) * log_gain.clamp(_SOFTEST, _LOUDEST).exp()
+        return corrected(level, bands, self.filters, self.weights, self.corrections)
 
     def _inverse(self, spectrum: Tensor) -> Tensor:
         """(B, K, F) complex -> (B, (F - 1) * hop)."""

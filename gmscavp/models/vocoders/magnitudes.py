@@ -8,7 +8,8 @@ from gmscavp.errors import UserError
 
 # LogMel: (20 log10(mel) - 20 + 100) / 100.
 _SCALE, _OFFSET = 5.0, -4.0
-_TINY = 1e-12
+# Magnitudes below it say nothing.
+_FAINT = 1e-8
 
 
 def mel_filters(sample_rate: int, n_fft: int, bands: int, f_min: float, f_max: float) -> Tensor:
@@ -24,17 +25,21 @@ def mel_magnitudes(mel: Tensor) -> Tensor:
     return torch.where(mel > 0, 10 ** (_SCALE * mel + _OFFSET), 0.0)
 
 
-def spectrum_of(magnitudes: Tensor, filters: Tensor, iterations: int = 50) -> Tensor:
-    """The non-negative spectrum whose filtered magnitudes are nearest: (..., M) -> (..., K).
+def level_of(bands: Tensor, filters: Tensor, weights: Tensor) -> Tensor:
+    """The smooth spectrum that the bands' levels draw: (..., M) -> (..., K). weights: band_weights."""
+    return (bands / filters.sum(0).clamp(min=_FAINT)) @ weights.T
 
-    Multiplicative updates x <- x * (W m) / (W W^T x), which never leave zero (Lee and Seung 2001), from W m; W (K, M).
+
+def corrected(spectrum: Tensor, bands: Tensor, filters: Tensor, weights: Tensor, times: int) -> Tensor:
+    """Scale a spectrum, `times` times, by what each band lacks, so that it keeps its form and filters to the bands.
+
+    (..., K), (..., M) -> (..., K). Multiplicative updates as of Lee and Seung 2001, with each bin's nearest bands. They
+    leave a smooth spectrum smooth; least squares gives lines between which nothing is (docs/vocoders.md has figures).
     """
-    target = magnitudes @ filters.T
-    spectrum = target
-    for _ in range(iterations):
-        # What falls towards zero is kept from numbers so small that processors take long over them.
-        spectrum = (spectrum * target / (spectrum @ filters @ filters.T).clamp(min=_TINY)).clamp(min=_TINY)
-    return torch.where(spectrum > _TINY, spectrum, 0.0)
+    for _ in range(times):
+        ratio = bands / (spectrum @ filters).clamp(min=_FAINT)
+        spectrum = spectrum * (ratio @ weights.T)
+    return spectrum
 
 
 def band_weights(filters: Tensor) -> Tensor:
