@@ -72,7 +72,9 @@ def numbers(metrics: Metrics) -> dict[str, float]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds."""
+    """Mean and standard deviation over seeds; a dash where one of them says nothing."""
+    if any(map(isnan, values)):
+        return shown(NAN)
     return f'{shown(mean(values))} ± {shown(stdev(values))}' if len(values) > 1 else shown(values[0])
 
 

@@ -19,6 +19,7 @@ for loader in (train_dataloader, val_dataloader, test_dataloader):
     loader.update(batch_size=batch_size)
     loader['dataset']['clip'].update(fps=8)
 
+val_dataloader['dataset'].update(clips=32)
 max_epochs = 14
 train_cfg.update(max_epochs=max_epochs, val_interval=7)
 optim_wrapper['optimizer'].update(lr=7e-4, betas=(0.9, 0.99), weight_decay=0.01)

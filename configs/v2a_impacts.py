@@ -23,6 +23,8 @@ for loader in (train_dataloader, val_dataloader, test_dataloader):
 # The loudness of a sound is to follow from what is seen.
 train_dataloader['dataset'].update(transforms=[dict(type=Flip)])
 
+# Sampling takes a while: so many are enough to see whether training goes well; all are tested.
+val_dataloader['dataset'].update(clips=32)
 max_epochs = 32
 train_cfg.update(max_epochs=max_epochs, val_interval=8)
 optim_wrapper['optimizer'].update(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)

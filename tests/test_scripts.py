@@ -40,8 +40,8 @@ if [[ $1 == -m || $1 == -u || $1 == *tools/*.py ]]; then
         mkdir -p "${!#}/bin" && rm -rf "${!#}/lib" && touch "${!#}/pyvenv.cfg"
         [[ $0 -ef ${!#}/bin/python ]] || cp "$0" "${!#}/bin/python"
     elif [[ $1 == tools/train.py ]]; then
-        mkdir -p work_dirs/quickstart && touch work_dirs/quickstart/epoch_1.pth
-        printf '/somewhere/else/epoch_1.pth' >work_dirs/quickstart/last_checkpoint
+        mkdir -p "$4" && touch "$4/epoch_1.pth"
+        printf '/somewhere/else/epoch_1.pth' >"$4/last_checkpoint"
     elif [[ $1 == tools/test.py ]]; then
         echo 'THE TABLE'
     fi
@@ -379,7 +379,10 @@ def test_quickstart_runs_the_steps_and_ends_with_the_table(ready):
     assert ready.calls() == [
         'tools/prepare_data.py impacts --out data/impacts',
         'tools/train.py configs/gmscavp_impacts.py --work-dir work_dirs/quickstart',
+        'tools/train.py configs/v2a_frozen_impacts.py --work-dir work_dirs/quickstart/v2a --cfg-options '
+        'init.video_backbone=work_dirs/quickstart/epoch_1.pth init.video_pyramid=work_dirs/quickstart/epoch_1.pth',
         'tools/test.py configs/gmscavp_impacts.py work_dirs/quickstart/epoch_1.pth '
+        '--generator configs/v2a_frozen_impacts.py work_dirs/quickstart/v2a '
         '--out work_dirs/quickstart/metrics.json --report work_dirs/quickstart/report.html',
     ]
     assert done.stdout.splitlines()[-1] == 'THE TABLE'
@@ -387,11 +390,13 @@ def test_quickstart_runs_the_steps_and_ends_with_the_table(ready):
 
 def test_quickstart_goes_on_where_it_stopped(ready):
     done = ready.run('tools/quickstart.sh', FAIL_ON='tools/test.py')
-    assert refuses(done, '4/4', 'run it again')
+    assert refuses(done, '5/5', 'run it again')
     assert done.returncode == 3
     ready.calls()
     assert ready.run('tools/quickstart.sh').returncode == 0
-    assert ready.calls()[1].endswith('--work-dir work_dirs/quickstart --resume')
+    pretrained, generator = ready.calls()[1:3]
+    assert pretrained.endswith('--work-dir work_dirs/quickstart --resume')
+    assert '--work-dir work_dirs/quickstart/v2a --resume' in generator
 
 
 def test_quickstart_begins_anew_only_when_told(ready):

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# From a bare checkout to a pretrained, evaluated model and its report.
+# From a bare checkout to a pretrained, evaluated model, clips with generated sound, and a report of both.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage='usage: bash tools/quickstart.sh [--fresh]
-  Makes .venv, renders the Impacts data set, pretrains GMS-CAVP on it, evaluates retrieval both ways and writes
-  work_dirs/quickstart/metrics.json and report.html. Stopped half-way, it goes on where it stopped when run again.
+  Makes .venv, renders the Impacts data set, pretrains GMS-CAVP on it, trains a generator of sound on its video
+  encoder, evaluates retrieval both ways and writes work_dirs/quickstart/metrics.json and report.html, which ends with
+  three clips that the generator gave a sound. Stopped half-way, it goes on where it stopped when run again.
   --fresh  remove work_dirs/quickstart first and train from the beginning (the rendered data stay)'
 
 config=configs/gmscavp_impacts.py
+generator=configs/v2a_frozen_impacts.py
 work_dir=work_dirs/quickstart
 fresh=false
 for argument in "$@"; do
@@ -40,20 +42,28 @@ checkpoint_of() {
     [[ ! -f $path ]] || printf '%s\n' "$path"
 }
 
-step '1/4 environment' bash tools/make_env.sh
+# train CONFIG WORK_DIR [OPTION...]: from the beginning, or on from where it stopped
+train() {
+    local config=$1 folder=$2 resume=()
+    shift 2
+    if [[ -n $(checkpoint_of "$folder") ]]; then
+        say "going on from $(checkpoint_of "$folder") (--fresh begins anew)"
+        resume=(--resume)
+    fi
+    "$python" tools/train.py "$config" --work-dir "$folder" ${resume[@]+"${resume[@]}"} "$@"
+}
+
+step '1/5 environment' bash tools/make_env.sh
 python=.venv/bin/python
 if $fresh && [[ -e $work_dir ]]; then
     say "removing $work_dir (--fresh)"
     rm -rf "$work_dir"
 fi
-step '2/4 render Impacts' "$python" tools/prepare_data.py impacts --out data/impacts
-resume=()
-if [[ -n $(checkpoint_of "$work_dir") ]]; then
-    say "going on from $(checkpoint_of "$work_dir") (--fresh begins anew)"
-    resume=(--resume)
-fi
-step '3/4 pretrain' "$python" tools/train.py "$config" --work-dir "$work_dir" ${resume[@]+"${resume[@]}"}
+step '2/5 render Impacts' "$python" tools/prepare_data.py impacts --out data/impacts
+step '3/5 pretrain' train "$config" "$work_dir"
 checkpoint=$(checkpoint_of "$work_dir")
 [[ -n $checkpoint ]] || fail "training left no checkpoint in $work_dir; begin anew with: bash tools/quickstart.sh --fresh"
-step '4/4 evaluate' \
-    "$python" tools/test.py "$config" "$checkpoint" --out "$work_dir/metrics.json" --report "$work_dir/report.html"
+step '4/5 train a generator of sound' train "$generator" "$work_dir/v2a" \
+    --cfg-options "init.video_backbone=$checkpoint" "init.video_pyramid=$checkpoint"
+step '5/5 evaluate' "$python" tools/test.py "$config" "$checkpoint" --generator "$generator" "$work_dir/v2a" \
+    --out "$work_dir/metrics.json" --report "$work_dir/report.html"

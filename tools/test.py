@@ -5,13 +5,10 @@ published protocol: ... --protocol configs/retrieval/p1_vggsound.py (docs/evalua
 """
 
 import argparse
-import copy
 import json
 import math
 import sys
-import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 from gmscavp.datasets.base import ClipDataset
-from gmscavp.datasets.encoding import write_clip
 from gmscavp.distributed import stop, world
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import add_config_options
@@ -36,21 +32,20 @@ from gmscavp.engine.runner import PretrainRunner, add_launch_options, build_runn
 from gmscavp.engine.trained import find_checkpoint
 from gmscavp.errors import UserError
 from gmscavp.evaluation.classes import class_order
-from gmscavp.evaluation.generation_metric import Example, GenerationMetric
+from gmscavp.evaluation.generation_metric import GenerationMetric
 from gmscavp.evaluation.generation_tables import counted_words, generation_table
 from gmscavp.evaluation.generation_tables import plain_names as plain_generation
 from gmscavp.evaluation.metrics import RetrievalMetric
 from gmscavp.evaluation.report import ReportData, read_curves, write_report
 from gmscavp.evaluation.retrieval import Gallery
-from gmscavp.evaluation.samples_page import SampleCard, SamplesData, SampleSide, write_samples
+from gmscavp.evaluation.samples_page import SampleCard, SamplesData, write_samples
 from gmscavp.evaluation.tables import Table as Rows
 from gmscavp.evaluation.tables import figures_table, gallery_words, number, plain_names, scales_table
+from gmscavp.inference.samples import GENERATED, generated_cards, sample_cards
 from gmscavp.pictures import PICTURE_CELLS, png_bytes, similarity_picture
 
 # With more classes their borders would cover the picture.
 MOST_CLASSES = 40
-# At fewer frames a second a movie stutters; pixels to which small pictures are enlarged.
-MOVIE_FPS, MOVIE_SIDE = 16, 256
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,6 +75,12 @@ def parse_args() -> argparse.Namespace:
         type=Path,
         metavar='HTML',
         help='write a page: curves, similarities and confusions of retrieval, samples of generation',
+    )
+    parser.add_argument(
+        '--generator',
+        nargs=2,
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help=f'show in the page of retrieval {GENERATED} clips that this generator makes from test clips',
     )
     parser.add_argument('--work-dir', help='folder for logs (default: eval/ beside the checkpoint)')
     add_launch_options(parser)
@@ -112,7 +113,8 @@ def main() -> None:
         if args.picture:
             draw_picture(args.picture, metric)
         if args.report:
-            write_page(args.report, runner, metric, metrics, facts, checkpoint.parent)
+            generated = generated_cards(*args.generator) if args.generator else []
+            write_page(args.report, runner, metric, metrics, facts, checkpoint.parent, generated)
         print_tables(metrics, metric.details)
     elif isinstance(metric, GenerationMetric):
         if args.report:
@@ -199,6 +201,7 @@ def write_page(
     metrics: dict[str, float],
     facts: dict[str, str],
     run_dir: Path,
+    generated: list[SampleCard],
 ) -> None:
     """Gather what the report shows: the gallery just compared, the curves of the training run, the bad clips."""
     gallery, _ = by_class(metric)
@@ -217,6 +220,7 @@ def write_page(
         facts=facts,
         details=metric.details,
         ordered='Clips of the same label stand together.' if 'retrieval/labelled' in metrics else '',
+        samples=generated,
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     write_report(file, data, clip_shower(runner))
@@ -241,65 +245,11 @@ def write_samples_page(
     file: Path, runner: PretrainRunner, metric: GenerationMetric, metrics: dict[str, float], facts: dict[str, str]
 ) -> None:
     """Show the first clips as generated and as they are."""
-    dataset = for_movies(runner.test_dataloader.dataset)
-    place = {clip_id: index for index, clip_id in enumerate(dataset.manifest.column('clip_id'))}
-    preprocessor = runner.bare_model.data_preprocessor
-    log_mel = preprocessor.log_mel
-    cards = []
-    for example in metric.examples:
-        sample = dataset[place[example.clip_id]]
-        figures = metric.details['clips'].get(example.clip_id, {})
-        if not sample['valid']:
-            cards.append(SampleCard(example.clip_id, figures=figures, why_not=f'{sample["failures"]}'))
-            continue
-        frames, audio = sample['video'].permute(0, 2, 3, 1).numpy(), sample['audio']
-        mel = log_mel(audio[None].to(preprocessor.device))[0, 0].cpu().numpy()
-        duration_s = len(audio) / log_mel.settings['sample_rate']
-        sides = sides_of(example, frames, audio.numpy(), mel, duration_s)
-        cards.append(SampleCard(example.clip_id, sides, duration_s, example.truth, figures))
+    cards = sample_cards(
+        metric.examples, runner.test_dataloader.dataset, runner.bare_model.data_preprocessor, metric.details['clips']
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     write_samples(file, SamplesData(Path(facts['config']).stem, metrics, cards, facts))
-
-
-def sides_of(
-    example: Example, frames: np.ndarray, audio: np.ndarray, mel: np.ndarray, duration_s: float
-) -> dict[str, SampleSide]:
-    """Both sides of an example; frames (T, H, W, 3), audio (S,) and mel (F, M) of the clip as it was read again."""
-    sides = {}
-    for name, made, made_mel in (
-        ('generated', example.generated, example.mel),
-        ('real', example.real, example.real_mel),
-    ):
-        if made_mel is not None:
-            sides[name] = SampleSide(movie(frames, duration_s, made, int(example.rate)), frames, made_mel)
-        else:
-            sample_rate = round(len(audio) / duration_s)
-            sides[name] = SampleSide(movie(made, len(made) / example.rate, audio, sample_rate), made, mel)
-    return sides
-
-
-def for_movies(dataset: Any) -> Any:
-    """A copy of a test set that reads enough frames a second to look at."""
-    shown = copy.copy(dataset)
-    if hasattr(dataset, 'dataset'):
-        shown.dataset = for_movies(dataset.dataset)
-    elif hasattr(dataset, 'clip'):
-        shown.clip = replace(dataset.clip, fps=max(dataset.clip.fps, MOVIE_FPS))
-    return shown
-
-
-def movie(frames: np.ndarray, duration_s: float, audio: np.ndarray, sample_rate: int) -> bytes:
-    """An mp4 file of (T, H, W, 3) uint8 that last duration_s and (S,) sound, whatever a generator gave."""
-    side = max(frames.shape[1:3])
-    times = max(1, MOVIE_SIDE // side)
-    frames = frames.repeat(times, axis=1).repeat(times, axis=2)
-    frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-    sound = np.clip(np.nan_to_num(audio.astype(np.float32), posinf=0.0, neginf=0.0), -1, 1)
-    sound = sound if len(sound) else np.zeros(max(1, round(duration_s * sample_rate)), np.float32)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / 'sample.mp4'
-        write_clip(file, frames, len(frames) / duration_s, sound, sample_rate, crf=23)
-        return file.read_bytes()
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ from gmscavp.errors import UserError
 from gmscavp.evaluation.confusions import answers, hardest_confusions
 from gmscavp.evaluation.pages import data_uri, write_page
 from gmscavp.evaluation.retrieval import TIE
+from gmscavp.evaluation.samples_page import SampleCard, sample_values
 from gmscavp.evaluation.tables import figures_table, gallery_words, number, plain_names, scales_table
 from gmscavp.pictures import (
     Curve,
@@ -44,7 +45,8 @@ class ReportData:
     metrics: 'retrieval/v2a_R1' and so on, R@k in percent. similarity: (N, N), videos in rows and audios in columns,
     in the order of clip_ids. curves: name -> (step, value) as `read_curves` gives them. bad_clips: cause -> files.
     facts: versions, seed, config, date, machine; a fact of several lines is folded. details: intervals, scales and the
-    gallery as RetrievalMetric has them. ordered: what the clips stand in order of, in words.
+    gallery as RetrievalMetric has them. ordered: what the clips stand in order of, in words. samples: clips that a
+    generator made.
     """
 
     title: str
@@ -56,6 +58,7 @@ class ReportData:
     facts: dict[str, str]
     details: dict[str, Any] = field(default_factory=dict)
     ordered: str = ''
+    samples: Sequence[SampleCard] = ()
 
 
 def write_report(file: Path, data: ReportData, clip: ShowClip, confusions: int = 6) -> None:
@@ -79,6 +82,7 @@ def write_report(file: Path, data: ReportData, clip: ShowClip, confusions: int =
         curves=_curves(data.curves),
         heat=_heat(data.similarity),
         **_cards(data, clip, confusions),
+        **sample_values(data.samples),
         skipped=_skipped(data),
         most_files=MOST_FILES,
         facts=data.facts,

@@ -58,12 +58,16 @@ def write_samples(file: Path, data: SamplesData) -> None:
         title=data.title,
         counted=counted_words(plain),
         table=generation_table(plain),
-        cards=[_card(card) for card in data.cards],
-        marked=any(card.truth for card in data.cards),
+        **sample_values(data.cards),
         facts=data.facts,
         metrics={name: f'{value:.6g}' for name, value in data.metrics.items()},
     )
     write_page(file, 'samples.html.j2', values)
+
+
+def sample_values(cards: Sequence[SampleCard]) -> dict[str, object]:
+    """What samples_list.html.j2 shows."""
+    return dict(cards=[_card(card) for card in cards], marked=any(card.truth for card in cards))
 
 
 def marked(picture: np.ndarray, truth: ClipTruth, duration_s: float) -> np.ndarray:
