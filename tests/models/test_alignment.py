@@ -208,8 +208,12 @@ def test_the_loss_of_steps_is_least_where_every_step_finds_its_own():
     assert fusion.step_loss(video, sound, late).item() < 1e-3
     assert fusion.step_loss(sound, video, -late).item() < 1e-3
     assert fusion.step_loss(video, sound, late + 1).item() > 10
-    alike = steps[:, :1].expand(-1, 6, -1)
+    alike = torch.zeros(3, 6, 16)
     assert fusion.step_loss(alike, alike, late).item() == pytest.approx(math.log(6))
+    # What a window shows throughout says nothing of time.
+    torch.testing.assert_close(
+        fusion.step_loss(video + torch.randn(3, 1, 16), sound, late + 1), fusion.step_loss(video, sound, late + 1)
+    )
     # No step of either window belongs to one of the other: too far, or half a step apart.
     assert fusion.step_loss(video, sound, late + 9).item() == 0
     assert fusion.step_loss(video, sound, late + 0.5).item() == 0
@@ -219,10 +223,9 @@ def test_likeness_looks_at_the_sound_of_the_lag():
     torch.manual_seed(0)
     fusion = TimeFusion([6], 16, 16, width=16, heads=2, lags=2)
     video, audio = torch.randn(2, 3, 6, 16)
-    seen, heard = (
-        torch.nn.functional.normalize(linear(x).unflatten(-1, (2, 8)), dim=-1)
-        for linear, x in zip(fusion.likeness, (video, audio), strict=True)
-    )
+    maps = zip(fusion.likeness, (video, audio), strict=True)
+    parts = [linear(x - x.mean(1, keepdim=True)) - linear.bias for linear, x in maps]
+    seen, heard = (torch.nn.functional.normalize(part.unflatten(-1, (2, 8)), dim=-1) for part in parts)
     found = fusion._likeness(video, audio).unflatten(-1, (2, 5))
     for step in range(6):
         for lag in range(-2, 3):

@@ -161,16 +161,18 @@ class TimeFusion(nn.Module):
     def _all_likenesses(self, video: Tensor, audio: Tensor) -> Tensor:
         """Of every step of the picture and every step of the sound: (B, L, L)."""
         seen, heard = self._compared(video, audio)
-        return self.log_scale.exp().clamp(max=100) * torch.einsum('blhk,bmhk->blm', seen, heard).float() / self.heads
+        return self.log_scale.exp().clamp(1, 100) * torch.einsum('blhk,bmhk->blm', seen, heard).float() / self.heads
 
     def _compared(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """What likeness is the inner product of, unit vectors: (B, L, heads, W / heads) of both sides.
 
-        Of free length, both sides could shrink to nothing while they know nothing yet, and neither would learn again.
+        Of what differs from the window's mean, for else networks that know nothing yet find it best to make all steps
+        alike, by vectors of no length or of one direction, from where nothing leads back.
         """
         maps = zip(self.likeness, (video, audio), strict=True)
         seen, heard = (rearrange(linear(x), 'b l (h k) -> b l h k', h=self.heads) for linear, x in maps)
-        return F.normalize(seen, dim=-1), F.normalize(heard, dim=-1)
+        seen, heard = (F.normalize(x - x.mean(dim=1, keepdim=True), dim=-1) for x in (seen, heard))
+        return seen, heard
 
     def _likeness(self, video: Tensor, audio: Tensor) -> Tensor:
         """Cosines of the picture at step l and the sound at steps l - lags .. l + lags: (B, L, heads * lags')."""
