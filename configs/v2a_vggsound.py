@@ -3,8 +3,9 @@
 bash tools/dist_train.sh configs/v2a_vggsound.py 8 --amp --cfg-options \
     init.video_backbone=PRETRAINED.pth init.video_pyramid=PRETRAINED.pth init.codec=CODEC.pth init.vocoder=VOCODER.pth
 
-PRETRAINED is a run of gmscavp_vggsound.py, CODEC one of mel_autoencoder_vggsound.py, VOCODER one of vocoder_vggsound.py. What
-is the ancestor's and what our choice: _base_/models/v2a_base.py; the number of epochs and the learning rate are ours.
+PRETRAINED is a run of gmscavp_vggsound.py, CODEC one of mel_autoencoder_vggsound.py, VOCODER one of
+vocoder_vggsound.py. What is the ancestor's and what our choice: _base_/models/v2a_base.py; the number of epochs and the
+learning rate are ours.
 """
 
 from mmengine.config import read_base

@@ -98,7 +98,8 @@ def test_every_registered_name_is_a_class_of_the_project():
         registry.import_from_location()
         assert registry.module_dict, registry.name
         for kind in registry.module_dict.values():
-            assert kind.__module__.startswith('gmscavp.')
+            # Other tests register stand-ins.
+            assert kind.__module__.startswith(('gmscavp.', 'tests.'))
 
 
 def test_a_top_name_changes_wherever_it_is_used():
