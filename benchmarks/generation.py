@@ -14,7 +14,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,11 +46,14 @@ from generation_runs import (
     trainings,
 )
 from generation_tasks import Task, call, run_tasks
+from mmengine.config import Config
 
 from gmscavp import compat
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.runner import newest_checkpoint
 from gmscavp.errors import UserError, near_names
+
+_CONFIGS = threading.Lock()
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,7 +84,7 @@ def parse_args() -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where everything lies. used: training -> folder of the run that stands in for it."""
+    """Where everything lies. used: training -> folder of the run that stands in for it. epochs: of every training."""
 
     folder: Path
     data_root: Path
@@ -88,6 +92,7 @@ class Bench:
     seeds: tuple[int, ...]
     runs: Mapping[str, Training]
     used: Mapping[str, Path]
+    epochs: Mapping[str, int]
 
     def run_folder(self, name: str) -> Path:
         """The work folder of a training."""
@@ -98,7 +103,7 @@ class Bench:
         newest = newest_checkpoint(self.run_folder(name))
         if newest is None or not newest.is_file():
             return None
-        done = name in self.used or (epoch_of(newest) or 0) >= epochs_of(self.runs[name], self.budget)
+        done = name in self.used or (epoch_of(newest) or 0) >= self.epochs[name]
         return newest if done else None
 
     def figures_file(self, cell: Cell) -> Path:
@@ -154,7 +159,8 @@ def prepared(args: argparse.Namespace) -> Bench:
             demand_run(runs[name], place)
     folder.mkdir(parents=True, exist_ok=True)
     memory.write_text(json.dumps({name: str(place) for name, place in used.items()}, indent=1) + '\n')
-    return Bench(folder, args.data_root.resolve(), budget, seeds, runs, used)
+    epochs = {name: epochs_of(run, budget) for name, run in runs.items()}
+    return Bench(folder, args.data_root.resolve(), budget, seeds, runs, used, epochs)
 
 
 def demand_run(run: Training, place: Path) -> None:
@@ -201,7 +207,7 @@ def train(bench: Bench, run: Training) -> None:
     if missing:
         raise UserError(f'{run.name} was not trained: {", ".join(missing)} is missing.')
     ready = {name: file for name, file in started.items() if file is not None}
-    config = written(bench, run.name, train_config(run, bench.budget, bench.data_root, ready))
+    config = written(bench, run.name, lambda: train_config(run, bench.budget, bench.data_root, ready))
     folder = bench.run_folder(run.name)
     resume = ['--resume'] if newest_checkpoint(folder) else []
     cost = folder / 'cost.json'
@@ -219,7 +225,7 @@ def judge(bench: Bench, cell: Cell) -> None:
     if checkpoint is None:
         raise UserError(f'{cell.name} was not judged: {cell.run} is missing.')
     judges = [bench.checkpoint(name) if on else None for name, on in ((JUDGE, cell.judged), (ALIGNED, cell.aligned))]
-    config = written(bench, cell.name, test_config(cell, bench.runs[cell.run], bench.data_root, *judges))
+    config = written(bench, cell.name, lambda: test_config(cell, bench.runs[cell.run], bench.data_root, *judges))
     if cell.guided:
         checkpoint = with_guide(checkpoint, bench.checkpoint(GUIDE), folder / 'with_guide.pth')
     out = folder / 'out.json'
@@ -239,11 +245,13 @@ def with_guide(generator: Path, guide: Path | None, out: Path) -> Path:
     return out
 
 
-def written(bench: Bench, name: str, config: Any) -> Path:
-    """The config as a file of its own."""
+def written(bench: Bench, name: str, build: Callable[[], Config]) -> Path:
+    """A config as a file of its own."""
     file = bench.folder / 'configs' / f'{name}.py'
     file.parent.mkdir(parents=True, exist_ok=True)
-    config.dump(str(file))
+    # MMEngine changes how Python imports while it reads a config: no two threads may.
+    with _CONFIGS:
+        build().dump(str(file))
     return file
 
 

@@ -188,7 +188,7 @@ def samplers_section(of: Mapping[str, Found], asked: Asked) -> list[str]:
         table = Table(['', *(str(n) for n in asked.evaluations)], rows)
         lines += [f'### Grid `{spacing}`', '', *markdown(table), '']
     said = [line for s in asked.solvers if (line := few_against_many(of, s, asked.spacings))]
-    return [*lines, *said]
+    return [*lines, *said] if said else lines[:-1]
 
 
 def few_against_many(of: Mapping[str, Found], solver: str, spacings: Sequence[str]) -> str | None:
@@ -275,7 +275,7 @@ def page(
         f'{", ".join(map(str, asked.seeds))}, all else of seed 0. Figures are those of '
         '[docs/evaluation.md](../evaluation.md); `another clip` is chance: what was generated is held against the truth of '
         'the clip half a list further on. FD, KL and IS are by audio_classifier_impacts. CPU minutes are those of the '
-        f'processor, one thread a run; all evaluations together took {minutes:.1f}.'
+        f'processor, one thread a run, and unknown of some runs that were there; all evaluations took {minutes:.1f}.'
     )
     if asked.train_clips:
         about += f' Trained on {asked.train_clips} clips: the figures say only that everything runs.'

@@ -180,7 +180,9 @@ def _base_config(run: Training, data_root: Path) -> Config:
 def train_config(run: Training, budget: Budget, data_root: Path, started: Mapping[str, Path]) -> Config:
     """What tools/train.py is given: no looks between, the newest checkpoint kept. started: training -> checkpoint."""
     config, epochs = _base_config(run, data_root), epochs_of(run, budget)
-    apply_options(config, {'max_epochs': epochs, 'train_cfg.max_epochs': epochs, 'train_cfg.val_interval': epochs + 1})
+    apply_options(config, {'max_epochs': epochs, 'train_cfg.max_epochs': epochs})
+    # The last epoch is looked at whatever the interval.
+    config.train_cfg.update(val_begin=epochs + 1, val_interval=epochs + 1)
     config.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=1, save_best=None, save_last=True)
     if run.seed is not None:
         config.randomness.seed = run.seed

@@ -36,7 +36,7 @@ from gmscavp.evaluation.generation.matching import pooled
 from gmscavp.evaluation.generation.onsets import OnsetFigures, onset_figures
 from gmscavp.evaluation.generation.truth import read_truth
 from gmscavp.evaluation.vocoding import log_spectral_distance, mel_distance
-from gmscavp.registry import DATASETS, VOCODERS
+from gmscavp.registry import DATASETS, MODELS, VOCODERS
 
 CONFIG = 'configs/vocoder_impacts.py'
 ITERATIONS = (32, 100)
@@ -163,7 +163,12 @@ def main() -> None:
     }
     more = copy.deepcopy(model.vocoder)
     more.refinements = REFINEMENTS
-    vocoders |= {f'trained, {part.refinements} refinements': part for part in (model.vocoder, more)}
+    fresh: Any = MODELS.build(config.model)
+    fresh.vocoder.refinements = more.refinements
+    vocoders |= {
+        f'{named}, {part.refinements} refinements': part
+        for named, part in (('not trained', fresh.vocoder.eval()), ('trained', model.vocoder), ('trained', more))
+    }
     dataset = DATASETS.build({**config.test_dataloader.dataset, 'clips': args.clips})
     heard = listen(model, vocoders, dataset, read_truth(Path(args.data_root) / 'events.jsonl'))
     rows, clips = rows_of(heard, names[0]), len(heard[TRUE].cost)

@@ -14,7 +14,7 @@ with read_base():
     from ._base_.schedules.adamw import *
 
 batch_size = 4
-max_epochs = 8
+max_epochs = 6
 val_interval = 1
 
 # The video is read with the sound and not used: one small picture a clip takes the least time.
@@ -30,6 +30,11 @@ model = dict(
     window_frames=32,
     # Reading a clip costs as much as training on half a second of it.
     windows_per_clip=4,
+    # Mel distance alone would be bought with lines between which nothing is (docs/vocoders.md).
+    convergence_weight=0.25,
+    log_spectral_weight=8.0,
+    mel_weight=10.0,
+    resolutions=[(1024, 250), (512, 120)],
 )
 
 train_cfg.update(max_epochs=max_epochs, val_interval=val_interval)

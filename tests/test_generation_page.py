@@ -111,7 +111,7 @@ def test_the_page_says_what_was_trained_what_stood_in_and_what_failed():
     assert '| CAVP_1 | cavp_impacts.py | 20 | 1 | 4.2 | trained here |' in text
     assert 'missing: training CAVP_2 ended with code 1' in text
     assert 'judging a2v ended with code 2' in text
-    assert 'all evaluations together took 0.5' in text
+    assert 'all evaluations took 0.5' in text
 
 
 @pytest.mark.parametrize('solver', runs.SOLVERS)

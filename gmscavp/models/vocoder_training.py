@@ -52,8 +52,9 @@ class VocoderTraining(BaseModel):
     """Trains a vocoder on random windows of the clips; its weights are those of the part `vocoder`.
 
     window_frames: frames of mel in a window. windows_per_clip: of a clip that was read, in one batch. convergence_weight,
-    log_magnitude_weight: of the multi-resolution STFT loss (stft_losses), over `resolutions` (n_fft, hop). mel_weight: of
-    the mean absolute difference of log-mels in [0, 1]. discriminator: a part that tells true sound from vocoded
+    log_magnitude_weight: of the multi-resolution STFT loss, log_spectral_weight: of the log-spectral distance (all three in
+    stft_losses), over `resolutions` (n_fft, hop). mel_weight: of the mean absolute difference of log-mels in [0, 1]. A
+    weight of 0 leaves a term out. discriminator: a part that tells true sound from vocoded
     (SpectrogramDiscriminator); with it, adversarial_weight and feature_weight count, and every part has an optimiser of
     its own (engine.optim_parts).
     """
@@ -65,8 +66,9 @@ class VocoderTraining(BaseModel):
         window_frames: int = 32,
         windows_per_clip: int = 1,
         convergence_weight: float = 0.5,
-        log_magnitude_weight: float = 1.0,
-        mel_weight: float = 100.0,
+        log_magnitude_weight: float = 0.0,
+        log_spectral_weight: float = 4.0,
+        mel_weight: float = 20.0,
         resolutions: Sequence[tuple[int, int]] = stft_losses.RESOLUTIONS,
         discriminator: Mapping[str, Any] | None = None,
         adversarial_weight: float = 1.0,
@@ -82,7 +84,7 @@ class VocoderTraining(BaseModel):
             raise UserError(f'VocoderTraining: windows_per_clip must be 1 or more, not {windows_per_clip}.')
         self.window_frames, self.windows_per_clip, self.resolutions = window_frames, windows_per_clip, resolutions
         self.convergence_weight, self.log_magnitude_weight = convergence_weight, log_magnitude_weight
-        self.mel_weight = mel_weight
+        self.log_spectral_weight, self.mel_weight = log_spectral_weight, mel_weight
         self.adversarial_weight, self.feature_weight = adversarial_weight, feature_weight
 
     @property
@@ -106,12 +108,14 @@ class VocoderTraining(BaseModel):
 
     def losses(self, vocoded: Tensor, audio: Tensor, mel: Tensor) -> Losses:
         """The terms that compare with the true sound: (B, S), (B, S), (B, 1, F, M) -> losses."""
-        convergence, distance = stft_losses.multi_resolution(vocoded, audio, self.resolutions)
-        return {
-            'loss_convergence': self.convergence_weight * convergence,
-            'loss_log_magnitude': self.log_magnitude_weight * distance,
-            'loss_mel': self.mel_weight * (self.log_mel(vocoded) - mel).abs().mean(),
+        convergence, magnitude, spectral = stft_losses.multi_resolution(vocoded, audio, self.resolutions)
+        terms = {
+            'loss_convergence': (self.convergence_weight, convergence),
+            'loss_log_magnitude': (self.log_magnitude_weight, magnitude),
+            'loss_log_spectral': (self.log_spectral_weight, spectral),
+            'loss_mel': (self.mel_weight, (self.log_mel(vocoded) - mel).abs().mean()),
         }
+        return {name: weight * term for name, (weight, term) in terms.items() if weight}
 
     def train_step(self, data: Mapping[str, Any], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One step of the vocoder; with a discriminator one of each, first of the discriminator."""

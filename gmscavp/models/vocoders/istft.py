@@ -74,7 +74,7 @@ class IstftVocoder(Vocoder):
         depth: int = 4,
         hidden: int | None = None,
         clock: bool = True,
-        corrections: int = 4,
+        corrections: int = 8,
         refinements: int = 4,
     ) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class IstftVocoder(Vocoder):
         self.head = nn.Linear(width, n_fft + 2)
         with torch.no_grad():
             # Magnitudes as the bands say, phases that differ from bin to bin: equal ones would be a click a frame.
-            self.head.weight.mul_(0.3)
+            self.head.weight.mul_(0.05)
             self.head.bias[: n_fft // 2 + 1].zero_()
             self.head.bias[n_fft // 2 + 1 :].uniform_(-math.pi, math.pi)
         filters = mel_filters(sample_rate, n_fft, bands, f_min, f_max)
