@@ -379,7 +379,7 @@ def test_quickstart_runs_the_steps_and_ends_with_the_table(ready):
     assert ready.calls() == [
         'tools/prepare_data.py impacts --out data/impacts',
         'tools/train.py configs/gmscavp_impacts.py --work-dir work_dirs/quickstart',
-        'tools/train.py configs/v2a_frozen_impacts.py --work-dir work_dirs/quickstart/v2a --cfg-options '
+        'tools/train.py configs/v2a_frozen_impacts.py --work-dir work_dirs/quickstart/v2a --cfg-options max_epochs=6 '
         'init.video_backbone=work_dirs/quickstart/epoch_1.pth init.video_pyramid=work_dirs/quickstart/epoch_1.pth',
         'tools/test.py configs/gmscavp_impacts.py work_dirs/quickstart/epoch_1.pth '
         '--generator configs/v2a_frozen_impacts.py work_dirs/quickstart/v2a '

@@ -64,6 +64,6 @@ step '3/5 pretrain' train "$config" "$work_dir"
 checkpoint=$(checkpoint_of "$work_dir")
 [[ -n $checkpoint ]] || fail "training left no checkpoint in $work_dir; begin anew with: bash tools/quickstart.sh --fresh"
 step '4/5 train a generator of sound' train "$generator" "$work_dir/v2a" \
-    --cfg-options "init.video_backbone=$checkpoint" "init.video_pyramid=$checkpoint"
+    --cfg-options max_epochs=6 "init.video_backbone=$checkpoint" "init.video_pyramid=$checkpoint"
 step '5/5 evaluate' "$python" tools/test.py "$config" "$checkpoint" --generator "$generator" "$work_dir/v2a" \
     --out "$work_dir/metrics.json" --report "$work_dir/report.html"
