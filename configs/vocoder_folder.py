@@ -28,9 +28,12 @@ test_dataloader = val_dataloader
 model = dict(
     type=VocoderTraining,
     data_preprocessor=dict(type=SoundPreprocessor, sample_rate=16000, hop=250, bands=64),
-    vocoder=dict(type=IstftVocoder, width=192, depth=6),
+    vocoder=dict(type=IstftVocoder, width=192, depth=6, refinements=4),
     window_frames=32,
     windows_per_clip=2,
+    convergence_weight=0.25,
+    log_spectral_weight=8.0,
+    mel_weight=10.0,
 )
 
 train_cfg.update(max_epochs=max_epochs)

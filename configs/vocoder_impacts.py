@@ -26,7 +26,7 @@ val_dataloader['dataset'].update(clip=clip, clips=64)
 model = dict(
     type=VocoderTraining,
     data_preprocessor=dict(type=SoundPreprocessor, sample_rate=16000, hop=250, bands=64),
-    vocoder=dict(type=IstftVocoder, width=128, depth=4),
+    vocoder=dict(type=IstftVocoder, width=128, depth=4, refinements=4),
     window_frames=32,
     # Reading a clip costs as much as training on half a second of it.
     windows_per_clip=4,

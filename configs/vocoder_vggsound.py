@@ -30,7 +30,7 @@ test_dataloader = val_dataloader
 model = dict(
     type=VocoderTraining,
     data_preprocessor=dict(type=SoundPreprocessor, sample_rate=16000, hop=250, bands=128),
-    vocoder=dict(type=IstftVocoder, width=512, depth=8, hidden=1536),
+    vocoder=dict(type=IstftVocoder, width=512, depth=8, hidden=1536, refinements=4),
     window_frames=64,
     windows_per_clip=2,
     resolutions=[(2048, 480), (1024, 250), (512, 120), (256, 50)],

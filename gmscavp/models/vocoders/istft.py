@@ -54,7 +54,8 @@ class IstftVocoder(Vocoder):
     `corrections` times by how much the bands of the mel lack. clock: phases are predicted against a tone in the middle of
     each bin, whose phase runs on from frame to frame; without it equal frames give a buzz at the rate of the frames.
     refinements: after the network, so many iterations of Griffin-Lim, which training sees through (Masuyama et al. 2019).
-    Neither number is bound to the weights: more in use than in training bring sound nearer. The rest: see Vocoder.
+    Neither number is bound to the weights: a few refinements do in training, more in use bring sound nearer. The rest: see
+    Vocoder.
     context: frames to either side that the sound of a frame depends on. in_pieces vocodes what does not fit in memory.
     """
 
@@ -75,7 +76,7 @@ class IstftVocoder(Vocoder):
         hidden: int | None = None,
         clock: bool = True,
         corrections: int = 8,
-        refinements: int = 4,
+        refinements: int = 16,
     ) -> None:
         super().__init__()
         demand_settings('IstftVocoder', sample_rate, n_fft, hop, bands, f_min, f_max)
