@@ -1,6 +1,6 @@
 """How good is what is generated on Impacts: sound from video, the tokens of CAVP and GMS-CAVP, video from sound, samplers.
 
-    python benchmarks/generation.py                      all tables: some four hours of one core, half of it on two
+    python benchmarks/generation.py                      all tables: some six hours of one core, half of it on two
     python benchmarks/generation.py --budget small       shorter trainings, fewer clips: within half an hour on two cores
     python benchmarks/generation.py --use v2a_impacts=work_dirs/v2a_impacts    a run that is there stands in
     python benchmarks/generation.py --only v2a samplers  these tables; the page keeps what was found for the others
@@ -44,6 +44,7 @@ from generation_runs import (
     test_config,
     train_config,
     trainings,
+    whole_epochs,
 )
 from generation_tasks import Task, call, run_tasks
 from mmengine.config import Config
@@ -168,8 +169,12 @@ def demand_run(run: Training, place: Path) -> None:
     newest = newest_checkpoint(place)
     if newest is None or not newest.is_file():
         raise UserError(f'--use {run.name}: {place} holds no checkpoint; give the work folder of a finished run.')
-    if not any((place / f'{name}.py').is_file() for name in (run.config, run.name)):
+    left = [file for name in (run.config, run.name) if (file := place / f'{name}.py').is_file()]
+    if not left:
         raise UserError(f'--use {run.name}: {place} is no run of configs/{run.config}.py.')
+    seed = Config.fromfile(str(left[0])).randomness.seed
+    if run.seed is not None and seed != run.seed:
+        raise UserError(f'--use {run.name}: {place} is a run of seed {seed}, not {run.seed}.')
 
 
 def epoch_of(checkpoint: Path) -> int | None:
@@ -291,7 +296,8 @@ def run_facts(bench: Bench, name: str, failure: str | None) -> RunFacts:
     stands_in = os.path.relpath(folder, ROOT) if name in bench.used else None
     seed = run.seed if run.seed is not None else 0
     epochs = epoch_of(checkpoint) if checkpoint else None
-    return RunFacts(name, config_file(run.config).name, seed, epochs, minutes, stands_in, bool(checkpoint), failure)
+    config = config_file(run.config).name
+    return RunFacts(name, config, seed, epochs, whole_epochs(run), minutes, stands_in, bool(checkpoint), failure)
 
 
 if __name__ == '__main__':

@@ -30,14 +30,15 @@ class Found:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A training: its config, how long it was, minutes of the processor where they are known, the folder of the run that
-    stands in for it, and what went wrong.
+    """A training: its config, how many epochs of how many that the config asks for, minutes of the processor where they
+    are known, the folder of the run that stands in for it, and what went wrong.
     """
 
     name: str
     config: str
     seed: int
     epochs: int | None
+    whole: int
     minutes: float | None
     stands_in: str | None
     finished: bool
@@ -188,7 +189,7 @@ def samplers_section(of: Mapping[str, Found], asked: Asked) -> list[str]:
         table = Table(['', *(str(n) for n in asked.evaluations)], rows)
         lines += [f'### Grid `{spacing}`', '', *markdown(table), '']
     said = [line for s in asked.solvers if (line := few_against_many(of, s, asked.spacings))]
-    return [*lines, *said] if said else lines[:-1]
+    return [*lines, *said]
 
 
 def few_against_many(of: Mapping[str, Found], solver: str, spacings: Sequence[str]) -> str | None:
@@ -238,14 +239,15 @@ def runs_section(rows: Sequence[RunFacts]) -> list[str]:
         if not run.finished:
             state = f'missing: {run.failure}' if run.failure else 'missing'
         minutes = '–' if run.minutes is None else f'{run.minutes:.1f}'
-        cells.append((run.name, [run.config, str(run.epochs or '–'), str(run.seed), minutes, state]))
-    return markdown(Table(['run', 'config', 'epochs', 'seed', 'CPU minutes', ''], cells))
+        cells.append((run.name, [run.config, f'{run.epochs or "–"} of {run.whole}', str(run.seed), minutes, state]))
+    return markdown(Table(['run', 'config', "epochs of the config's", 'seed', 'CPU minutes', ''], cells))
 
 
 TOKENS = (
     'configs/v2a_frozen_impacts.py over a frozen encoder: the same denoiser, data, steps and seed, CAVP giving its 16 '
-    'tokens before the maximum over time, GMS-CAVP its 31 of five scales, both 64 wide. The seed is that of pretraining '
-    'and of the generator. Frames are 250 ms apart, so that 50 ms is a fifth of a frame.'
+    'tokens before the maximum over time, each the mean over the picture, GMS-CAVP its 31 of five scales, which keep a '
+    'grid of places apart; both are 64 wide. The seed is that of pretraining and of the generator. Frames are 250 ms '
+    'apart, so that 50 ms is a fifth of a frame.'
 )
 SAMPLERS = (
     'Cells: FD / onset F1 in percent. Columns: evaluations of the denoiser, each two passes of the network under guidance. '
@@ -289,5 +291,5 @@ def page(
     }
     text = ['# Generation on Impacts', '', about]
     for title, lines in sections.items():
-        text += ['', f'## {title}', '', *lines]
+        text += ['', f'## {title}', '', '\n'.join(lines).rstrip()]
     return '\n'.join(text).replace(f'{Path(__file__).resolve().parents[1]}/', '') + '\n'

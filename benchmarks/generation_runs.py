@@ -154,7 +154,12 @@ def needed(table: str, seeds: Iterable[int]) -> set[str]:
 
 def epochs_of(run: Training, budget: Budget) -> int:
     """How long it is trained."""
-    return budget.epochs.get(run.config) or int(load_config(config_file(run.config)).max_epochs)
+    return budget.epochs.get(run.config) or whole_epochs(run)
+
+
+def whole_epochs(run: Training) -> int:
+    """How long its config would train."""
+    return int(load_config(config_file(run.config)).max_epochs)
 
 
 def config_file(name: str) -> Path:

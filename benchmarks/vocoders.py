@@ -40,8 +40,8 @@ from gmscavp.registry import DATASETS, MODELS, VOCODERS
 
 CONFIG = 'configs/vocoder_impacts.py'
 ITERATIONS = (32, 100)
-# As in training, by default, and twice that.
-REFINEMENTS = (4, 16, 32)
+# As in training, more, and by default.
+REFINEMENTS = (4, 16, 24)
 TRUE = 'true sound'
 
 
@@ -128,7 +128,7 @@ def refined(vocoder: Any, refinements: int) -> Any:
     return other
 
 
-HEADINGS = ['', 'mel distance dB', 'log-spectral distance dB', 'onset F1 %', 'pitch %', 's per s of sound', 'ratio']
+HEADINGS = ['', 'mel dB', 'spectral dB', 'onset F1 %', 'pitch %', 's per s', 'ratio']
 
 
 def page_of(rows: Sequence[Sequence[str]], clips: int, said: str) -> str:
@@ -136,7 +136,7 @@ def page_of(rows: Sequence[Sequence[str]], clips: int, said: str) -> str:
     lines = [' | '.join(['', *row, '']).strip() for row in (HEADINGS, ['---'] * len(HEADINGS), *rows)]
     about = (
         f'`python benchmarks/vocoders.py`: {clips} test clips of Impacts (4 s, 64 bands, hop 250), true log-mels in. '
-        f'{said} Definitions: [docs/vocoders.md](../vocoders.md).'
+        f'{said} The number behind a name: iterations of Griffin-Lim. Definitions: [docs/vocoders.md](../vocoders.md).'
     )
     return '\n'.join(['# Vocoders on Impacts', '', about, '', *lines, ''])
 
@@ -162,14 +162,14 @@ def main() -> None:
     config = load_config(ROOT / CONFIG, {'data_root': args.data_root})
     model: Any = load_model(config, trained(args))
     settings = model.log_mel.settings
-    names = [f'Griffin-Lim, {n} iterations' for n in ITERATIONS]
+    names = [f'Griffin-Lim, {n}' for n in ITERATIONS]
     vocoders: dict[str, Any] = {
         name: VOCODERS.build(dict(type='GriffinLim', iterations=n, **settings)).eval()
         for name, n in zip(names, ITERATIONS, strict=True)
     }
     fresh: Any = MODELS.build(config.model).eval()
-    vocoders[f'not trained, {REFINEMENTS[1]} refinements'] = refined(fresh.vocoder, REFINEMENTS[1])
-    vocoders |= {f'trained, {n} refinements': refined(model.vocoder, n) for n in REFINEMENTS}
+    vocoders[f'not trained, {REFINEMENTS[-1]}'] = refined(fresh.vocoder, REFINEMENTS[-1])
+    vocoders |= {f'trained, {n}': refined(model.vocoder, n) for n in REFINEMENTS}
     dataset = DATASETS.build({**config.test_dataloader.dataset, 'clips': args.clips})
     heard = listen(model, vocoders, dataset, read_truth(Path(args.data_root) / 'events.jsonl'))
     rows, clips = rows_of(heard, names[0]), len(heard[TRUE].cost)

@@ -102,13 +102,13 @@ def test_samplers_are_compared_at_25_and_100_evaluations_of_the_same_grid():
 
 def test_the_page_says_what_was_trained_what_stood_in_and_what_failed():
     rows = [
-        page.RunFacts('v2a_impacts', 'v2a_impacts.py', 0, 32, None, 'work_dirs/v2a_impacts', True),
-        page.RunFacts('CAVP_1', 'cavp_impacts.py', 1, 20, 4.25, None, True),
-        page.RunFacts('CAVP_2', 'cavp_impacts.py', 2, None, None, None, False, 'training CAVP_2 ended with code 1'),
+        page.RunFacts('v2a_impacts', 'v2a_impacts.py', 0, 32, 32, None, 'work_dirs/v2a_impacts', True),
+        page.RunFacts('CAVP_1', 'cavp_impacts.py', 1, 5, 20, 4.25, None, True),
+        page.RunFacts('CAVP_2', 'cavp_impacts.py', 2, None, 20, None, None, False, 'training CAVP_2 ended with code 1'),
     ]
     text = written({'v2a': found()}, rows, ['judging a2v ended with code 2'])
-    assert '| v2a_impacts | v2a_impacts.py | 32 | 0 | – | a run that was there: `work_dirs/v2a_impacts` |' in text
-    assert '| CAVP_1 | cavp_impacts.py | 20 | 1 | 4.2 | trained here |' in text
+    assert '| v2a_impacts | v2a_impacts.py | 32 of 32 | 0 | – | a run that was there: `work_dirs/v2a_impacts` |' in text
+    assert '| CAVP_1 | cavp_impacts.py | 5 of 20 | 1 | 4.2 | trained here |' in text
     assert 'missing: training CAVP_2 ended with code 1' in text
     assert 'judging a2v ended with code 2' in text
     assert 'all evaluations took 0.5' in text

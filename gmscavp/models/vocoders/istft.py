@@ -76,7 +76,7 @@ class IstftVocoder(Vocoder):
         hidden: int | None = None,
         clock: bool = True,
         corrections: int = 8,
-        refinements: int = 16,
+        refinements: int = 24,
     ) -> None:
         super().__init__()
         demand_settings('IstftVocoder', sample_rate, n_fft, hop, bands, f_min, f_max)
