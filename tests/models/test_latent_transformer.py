@@ -65,10 +65,21 @@ def test_the_finest_scale_reaches_the_patches_of_its_own_moment_alone():
     model = denoiser(1, [16, 8], [4, 4], aligned=True)
     given = condition(1)
     other = [given[0].clone(), *given[1:]]
-    # Tokens 2 and 3 of 8 lie in patch 1 of 4; linear interpolation reads no others there.
+    # Tokens 2 and 3 of 8 lie in patch 1 of 4.
     other[0][:, 2:4] += 1
-    moved = (model._at_patches(model.aligned(other[0])) - model._at_patches(model.aligned(given[0]))).abs().amax((0, 2))
-    assert (moved > 1e-4).tolist() == [False, False, True, True, False, False, False, False]
+    moved = (model._in_patches(other[0]) - model._in_patches(given[0])).abs().amax((0, 2))
+    assert (moved > 1e-4).tolist() == [False, True, False, False]
+    swapped = [given[0][:, [0, 1, 3, 2, 4, 5, 6, 7]], *given[1:]]
+    told, other_way = (model.aligned(model._in_patches(x[0]))[0, 1] for x in (given, swapped))
+    assert not torch.allclose(told, other_way, atol=1e-4), 'a patch must know which of its tokens comes first'
+
+
+@pytest.mark.parametrize(('length', 'steps', 'within'), [(8, 4, 2), (4, 4, 1), (2, 4, 1), (7, 4, 1), (11, 4, 2)])
+def test_tokens_of_any_number_are_laid_out_over_the_patches(length, steps, within):
+    model = LatentTransformer(1, [steps, 8], [length, 1], 3, [1, 4], width=24, depth=1, heads=2)
+    laid = model._in_patches(torch.arange(length).float().view(1, -1, 1).expand(1, -1, 3))
+    assert laid.shape == (1, steps, 3 * within)
+    assert (laid.flatten().diff() >= 0).all(), 'the order of time is kept'
 
 
 def test_patches_that_do_not_divide_are_refused():

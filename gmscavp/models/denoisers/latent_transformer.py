@@ -71,8 +71,9 @@ class LatentTransformer(LatentDenoiser):
 
     Places enter by rotary positions over all axes (Su et al. 2021), the moments of the condition's tokens as sinusoids,
     the noise level by AdaLN-zero (Peebles & Xie 2023). aligned: the condition's finest scale is also added to the patches
-    of the same moment. patch: places of a patch along each axis. width, depth, heads: of the transformer. The other
-    arguments are filled in by the generator.
+    of the same moment; where several of its tokens fall into one patch, each has its own weights, so that a patch knows
+    when within it something happens. patch: places of a patch along each axis. width, depth, heads: of the transformer.
+    The other arguments are filled in by the generator.
     """
 
     times: Tensor
@@ -95,7 +96,9 @@ class LatentTransformer(LatentDenoiser):
         values = channels * prod(patch)
         self.into = nn.Linear(values, width)
         self.condition_in = nn.Linear(condition_dim, width)
-        self.aligned = nn.Linear(condition_dim, width) if aligned else None
+        # Tokens of the finest scale in the time of a patch.
+        self.within = max(1, condition_lengths[0] // self.grid[0])
+        self.aligned = nn.Linear(self.within * condition_dim, width) if aligned else None
         self.null = nn.Parameter(0.02 * torch.randn(width))
         self.scale_embedding = nn.Parameter(0.02 * torch.randn(len(condition_lengths), width))
         self.level = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
@@ -113,7 +116,7 @@ class LatentTransformer(LatentDenoiser):
         """See LatentDenoiser."""
         hidden = self.into(patches(x, self.patch))
         if self.aligned is not None:
-            now = self._at_patches(self.aligned(condition[0]))
+            now = self.aligned(self._in_patches(condition[0])).repeat_interleave(prod(self.grid[1:]), dim=1)
             hidden = hidden + (now if keep is None else torch.where(keep[:, None, None], now, 0.0))
         level = self.level(sinusoid(t, self.width))
         source = self._source(condition, keep)
@@ -128,11 +131,14 @@ class LatentTransformer(LatentDenoiser):
         source = torch.cat(parts, dim=1) + self.times
         return source if keep is None else torch.where(keep[:, None, None], source, self.null)
 
-    def _at_patches(self, tokens: Tensor) -> Tensor:
-        """Tokens of one scale at the moments of the patches: (B, L, W) -> (B, N, W)."""
-        steps, x = self.grid[0], tokens.transpose(1, 2)
-        x = F.adaptive_avg_pool1d(x, steps) if x.shape[2] >= steps else F.interpolate(x, size=steps, mode='linear')
-        return x.transpose(1, 2).repeat_interleave(prod(self.grid[1:]), dim=1)
+    def _in_patches(self, tokens: Tensor) -> Tensor:
+        """Tokens of one scale by the times of the patches: (B, L, D) -> (B, steps, within * D)."""
+        length, x = self.grid[0] * self.within, tokens.transpose(1, 2)
+        if x.shape[2] > length:
+            x = F.adaptive_avg_pool1d(x, length)
+        elif x.shape[2] < length:
+            x = F.interpolate(x, size=length, mode='linear')
+        return rearrange(x, 'b d (t k) -> b t (k d)', k=self.within)
 
 
 def _grid(size: Sequence[int], patch: Sequence[int]) -> list[int]:
