@@ -32,6 +32,7 @@ from generation_runs import (
     GUIDE,
     JUDGE,
     SCALES,
+    SCALES_ALONE,
     SOLVERS,
     TABLES,
     Budget,
@@ -282,6 +283,7 @@ def page_of(bench: Bench, args: argparse.Namespace, failures: Mapping[str, str])
         budget.spacings,
         SOLVERS,
         SCALES,
+        SCALES_ALONE,
         budget.train_clips,
     )
     return page(of, rows, command, asked, [said for name, said in failures.items() if name not in bench.runs])

@@ -18,7 +18,9 @@ JUDGE, ALIGNED, GUIDE = 'audio_classifier_impacts', 'align_classifier_impacts', 
 V2A, CODEC, A2V = 'v2a_impacts', 'frame_autoencoder_impacts', 'a2v_impacts'
 ENCODERS = {'CAVP': 'cavp_impacts', 'GMS-CAVP': 'gmscavp_impacts'}
 SOLVERS = ('Euler', 'DDIM', 'EulerAncestral', 'Heun', 'Midpoint', 'DPMSolver2M')
-SCALES = (0, 1, 3)
+# Scales of alignment guidance: of the generator that sees the video too, and under its null condition, where what fits
+# the video can come from the classifier alone.
+SCALES, SCALES_ALONE = (0, 1, 10), (0, 1, 3, 10, 30)
 # CAVP's tokens before the maximum over time, as the ancestor's generator takes them: one a frame.
 CAVP_TOKENS = dict(type='gmscavp.models.SingleScale', dim=64, steps=16)
 
@@ -116,8 +118,10 @@ def cells(budget: Budget, seeds: Iterable[int]) -> list[Cell]:
     for seed, encoder in itertools.product(seeds, ENCODERS):
         found.append(Cell(f'tokens_{encoder}_{seed}', 'tokens', frozen_run(encoder, seed), budget.clips))
     for scale in SCALES:
-        guidance = {'sampling.alignment': float(scale)}
-        found.append(Cell(f'guidance_{scale}', 'guidance', V2A, budget.clips, True, True, True, guidance))
+        found.append(guided_cell(f'guidance_{scale}', budget, {'sampling.alignment': float(scale)}))
+    for scale in SCALES_ALONE:
+        options = {'sampling.alignment': float(scale), 'sampling.guidance': 0.0}
+        found.append(guided_cell(f'guidance_alone_{scale}', budget, options))
     for solver, spacing, most in itertools.product(SOLVERS, budget.spacings, budget.evaluations):
         options = {
             'sampler': dict(type=f'gmscavp.models.{solver}'),
@@ -127,6 +131,11 @@ def cells(budget: Budget, seeds: Iterable[int]) -> list[Cell]:
         name = sampler_cell(solver, spacing, most)
         found.append(Cell(name, 'samplers', V2A, budget.sampler_clips, options=options))
     return found
+
+
+def guided_cell(name: str, budget: Budget, options: Mapping[str, Any]) -> Cell:
+    """Sound from video with the classifier of noisy latents at hand."""
+    return Cell(name, 'guidance', V2A, budget.clips, aligned=True, guided=True, options=options)
 
 
 def sampler_cell(solver: str, spacing: str, evaluations: int) -> str:

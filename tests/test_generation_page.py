@@ -11,7 +11,7 @@ from benchmarks.generation_tasks import Task, run_tasks
 from gmscavp.errors import UserError
 from gmscavp.registry import MODELS, SAMPLERS
 
-ASKED = page.Asked(64, 32, (1, 2, 3), (25, 100), ('trailing', 'karras'), ('Euler', 'Heun'), (0, 1))
+ASKED = page.Asked(64, 32, (1, 2, 3), (25, 100), ('trailing', 'karras'), ('Euler', 'Heun'), (0, 1), (0, 10))
 SOUND = {
     'N': 64.0,
     'skipped': 0.0,
@@ -163,8 +163,8 @@ def test_cells_change_only_what_they_name(tmp_path):
     assert config.test_evaluator.embedders.judge.checkpoint == str(tmp_path / 'judge.pth')
     assert 'alignment' not in config.test_evaluator
     assert config.test_evaluator.truth == str(tmp_path / 'events.jsonl')
-    guided = runs.test_config(cells['guidance_3'], of[runs.V2A], tmp_path, None, tmp_path / 'align.pth')
-    assert guided.model.sampling.alignment == 3.0
+    guided = runs.test_config(cells['guidance_10'], of[runs.V2A], tmp_path, None, tmp_path / 'align.pth')
+    assert (guided.model.sampling.alignment, guided.model.sampling.guidance) == (10.0, 3.0)
     assert MODELS.build(guided.model).classifier.noisy
 
 

@@ -205,6 +205,12 @@ def test_video_perfect_shuffled_small_and_blank(rendered):
     found = measure(rendered, picture_rows(rendered))
     assert found['impact_f1'] > 90
     assert found['colours_right'] > 80
+    assert found['clips_right'] >= found['clips_exact'] > 0
+    assert found['clips_right'] > 80
+    assert found['shuffled_clips_right'] < 20
+    moved = [video.roll(3, 0) for video in rendered[2]]
+    late = measure(rendered, picture_rows(rendered, moved))
+    assert late['clips_right'] < 20 < late['colours_right'], 'right colours at wrong times are not right'
     assert found['position_error_px'] < 1
     assert found['shuffled_impact_f1'] < 30
     assert found['shuffled_colours_right'] < 50
