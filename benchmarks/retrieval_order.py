@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 import torch
 from mmengine.config import Config
 from order_page import GALLERIES, Runs, folder_page, impacts_page
-from order_variants import TUNED, VARIANTS
+from order_variants import TUNED, VARIANTS, folder_name
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gmscavp.datasets import Manifest, VideoFolder
@@ -98,7 +98,7 @@ def main() -> None:
         prepare_impacts(args, budget)
     names = args.only or budget.variants
     todo = [(seed, name) for seed in args.seeds for name in names if not figures_file(args, name, seed).is_file()]
-    run_all(args, todo)
+    failures = run_all(args, todo)
     text = results_page(args, budget, names)
     page = 'retrieval_tuning.md' if args.budget == 'tuning' else 'retrieval.md'
     if args.folder:
@@ -108,6 +108,8 @@ def main() -> None:
     out.write_text(text)
     print(text)
     print(f'written: {out}')
+    if failures:
+        raise UserError(f'{len(failures)} of the runs did not end well: {failures[0]}')
 
 
 # The data
@@ -152,7 +154,7 @@ def prepare_folder(args: argparse.Namespace) -> None:
 def figures_file(args: argparse.Namespace, name: str, seed: int) -> Path:
     """Where a finished run leaves its figures."""
     kind = ('folder_init' if args.init else 'folder') if args.folder else args.budget
-    return args.work_dir / kind / f'{name.replace(" ", "_")}_{seed}' / 'figures.json'
+    return args.work_dir / kind / folder_name(name, seed) / 'figures.json'
 
 
 def run_config(args: argparse.Namespace, budget: Budget, name: str, seed: int) -> Config:
@@ -183,7 +185,7 @@ def run_config(args: argparse.Namespace, budget: Budget, name: str, seed: int) -
         config.resume, config.load_from = True, str(newest)
     elif args.init:
         # The same variant and seed as it was after training on Impacts.
-        config.load_from = str(args.init / f'{name.replace(" ", "_")}_{seed}' / f'epoch_{BUDGETS["full"].epochs}.pth')
+        config.load_from = str(args.init / folder_name(name, seed) / f'epoch_{BUDGETS["full"].epochs}.pth')
     return config
 
 
@@ -240,19 +242,25 @@ def figures(everything: Gallery, args: argparse.Namespace) -> dict[str, dict[str
 # Many runs
 
 
-def run_all(args: argparse.Namespace, todo: list[tuple[int, str]]) -> None:
-    """Run what is missing, `jobs` at a time, each in a process of one thread with its output in a file."""
+def run_all(args: argparse.Namespace, todo: list[tuple[int, str]]) -> list[str]:
+    """Run what is missing, `jobs` at a time, each in a process of one thread with its output in a file. What failed."""
+    failures = []
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         bar = progress.add_task('runs', total=len(todo))
         jobs = [pool.submit(run_process, args, name, seed) for seed, name in todo]
         try:
             for job in concurrent.futures.as_completed(jobs):
-                job.result()
+                try:
+                    job.result()
+                except UserError as error:
+                    # Said at the end: the other runs do not depend on this one.
+                    failures.append(str(error))
                 progress.advance(bar)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return failures
 
 
 def run_process(args: argparse.Namespace, name: str, seed: int) -> None:

@@ -1,8 +1,14 @@
 """The page of benchmarks/retrieval_order.py says what the figures say."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import order_page as page
+from benchmarks.order_variants import VARIANTS, folder_name
+from gmscavp.engine.config import check_config, load_config
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(variant, seed, recall):
@@ -37,3 +43,20 @@ def test_the_table_has_a_row_a_variant_and_says_how_many_runs_there_are():
     assert '| GMS-CAVP (1) | 35.0 |' in text
     assert 'After 2 epochs' in text
     assert 'After 5 epochs' in text
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_every_variant_is_a_config_that_can_be_checked_and_written_down(name):
+    variant = VARIANTS[name]
+    config = load_config(ROOT / 'configs' / f'{variant.config}_impacts.py')
+    before = config.pretty_text
+    config.model.update(variant.changes(config.model))
+    config.merge_from_dict(dict(variant.settings))
+    check_config(config)
+    assert (config.pretty_text == before) == (name in {'CAVP', 'DiffGAP', 'GMS-CAVP'} or name.endswith(': default'))
+
+
+def test_runs_have_folders_of_their_own_with_plain_names():
+    folders = [folder_name(name, seed) for name in VARIANTS for seed in (1, 2)]
+    assert len(set(folders)) == len(folders)
+    assert not [name for name in folders if set(name) & set('/: ()')]
