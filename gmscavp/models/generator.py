@@ -33,7 +33,8 @@ class CrossModalGenerator(BaseModel):
     frozen: the condition is not trained. denoiser, scheduler, codec, sampler, vocoder: configs of those kinds; the codec
     is never trained here, nor is the vocoder, which turns a generated log-mel into sound (none for a2v). classifier: an
     alignment classifier that knows the noise, for Sampling.alignment. null_prob: how often a clip is trained under the
-    null condition. sampling: settings (sampling.Sampling) of predictions.
+    null condition. draws: noise levels that every clip of a batch is trained at, in one step; more than one pays where
+    reading and coding a clip cost more than the denoiser. sampling: settings (sampling.Sampling) of predictions.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class CrossModalGenerator(BaseModel):
         classifier: Mapping[str, Any] | None = None,
         frozen: bool = False,
         null_prob: float = 0.1,
+        draws: int = 1,
         sampling: Mapping[str, Any] = {},
     ) -> None:
         super().__init__(MODELS.build(dict(data_preprocessor)))
@@ -75,7 +77,9 @@ class CrossModalGenerator(BaseModel):
         settings = self.data_preprocessor.log_mel.settings
         self.vocoder: Any = VOCODERS.build(dict(vocoder), default_args=settings) if vocoder else None
         self.classifier: Any = MODELS.build(dict(classifier)) if classifier else None
-        self.null_prob, self.sampling = null_prob, Sampling(**sampling)
+        if draws < 1:
+            raise UserError(f'draws must be 1 noise level a clip or more, not {draws}.')
+        self.null_prob, self.draws, self.sampling = null_prob, draws, Sampling(**sampling)
         parts = (self.codec, self.vocoder, self.classifier, *((encoder, tokens) if frozen else ()))
         self._frozen = fix(*(part for part in parts if part is not None))
 
@@ -92,15 +96,15 @@ class CrossModalGenerator(BaseModel):
         return [F.normalize(x.float(), dim=-1) * x.shape[-1] ** 0.5 for x in tokens]
 
     def loss(self, video: Tensor, mel: Tensor) -> Losses:
-        """w(t) || target - F(alpha_t x0 + sigma_t eps, t, condition) ||^2, mean over clips and places."""
+        """w(t) || target - F(alpha_t x0 + sigma_t eps, t, condition) ||^2, mean over clips, draws and places."""
         given, wanted = (video, mel) if self.direction == 'v2a' else (mel, video)
         with torch.no_grad():
-            x0 = self.codec.encode(self._checked(wanted))
-        clips, device = len(x0), x0.device
-        t = self.scheduler.sample_t(clips, device)
+            x0 = self.codec.encode(self._checked(wanted)).repeat_interleave(self.draws, dim=0)
+        condition = [tokens.repeat_interleave(self.draws, dim=0) for tokens in self.encode(given)]
+        t = self.scheduler.sample_t(len(x0), x0.device)
         noisy, target = self.scheduler.add_noise(x0, torch.randn_like(x0), t)
-        keep = torch.rand(clips, device=device) >= self.null_prob
-        predicted = self._raw(noisy, t, self.encode(given), keep)
+        keep = torch.rand(len(x0), device=x0.device) >= self.null_prob
+        predicted = self._raw(noisy, t, condition, keep)
         error = (predicted.float() - target).square().flatten(1).mean(1)
         return {'loss_diffusion': (self.scheduler.weight(t) * error).mean()}
 

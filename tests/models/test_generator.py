@@ -65,6 +65,18 @@ def test_the_loss_is_that_of_the_definition():
     assert torch.allclose(loss, (predicted - (eps - x0)).square().mean(), rtol=1e-5)
 
 
+def test_several_draws_are_the_batch_with_every_clip_several_times():
+    model = tiny()
+    video, mel = clips(), torch.rand(2, 1, 32, 16)
+    torch.manual_seed(5)
+    repeated = model.loss(video.repeat_interleave(3, 0), mel.repeat_interleave(3, 0))['loss_diffusion']
+    model.draws = 3
+    torch.manual_seed(5)
+    assert torch.allclose(model.loss(video, mel)['loss_diffusion'], repeated, rtol=1e-5)
+    with pytest.raises(UserError, match='draws'):
+        tiny(draws=0)
+
+
 def test_same_seed_same_sound_other_seed_other_sound_and_batches_do_not_matter():
     model, video = tiny(), clips(3)
     made = model.generate(video, Sampling(steps=4))
