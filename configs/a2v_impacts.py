@@ -20,9 +20,9 @@ for loader in (train_dataloader, val_dataloader, test_dataloader):
     loader['dataset']['clip'].update(fps=8)
 
 val_dataloader['dataset'].update(clips=32)
-max_epochs = 14
-train_cfg.update(max_epochs=max_epochs, val_interval=7)
-optim_wrapper['optimizer'].update(lr=7e-4, betas=(0.9, 0.99), weight_decay=0.01)
+max_epochs = 40
+train_cfg.update(max_epochs=max_epochs, val_interval=10)
+optim_wrapper['optimizer'].update(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
 optim_wrapper['clip_grad'].update(max_norm=1.0)
 custom_hooks[0].update(momentum=0.005)
 
