@@ -187,20 +187,21 @@ class CrossModalGenerator(BaseModel):
         columns = {'clip_id': clip_id, 'valid': readable, **columns}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def _raw(self, x: Tensor, t: Tensor, condition: Pyramid, keep: Tensor | None = None) -> Tensor:
+    def _raw(self, x: Tensor, t: Tensor, condition: Any, keep: Tensor | None = None) -> Tensor:
         return self.denoiser(self.scheduler.scale_input(x, t), self.scheduler.unit_time(t), condition, keep)
 
     def _denoise(self, signal: Tensor, settings: Sampling) -> Denoise:
         """The clean signal that the network sees in x under one window, with the guidance that was asked for."""
         condition = self.encode(signal)
+        nothing = torch.zeros(len(signal), dtype=torch.bool, device=signal.device)
+        known, null = (self.denoiser.remember(condition, keep) for keep in (None, nothing))
 
-        def denoise(keep: bool, x: Tensor, t: Tensor) -> Tensor:
+        def denoise(given: tuple[Any, Tensor | None], x: Tensor, t: Tensor) -> Tensor:
             times = t.expand(len(x))
-            kept = None if keep else torch.zeros(len(x), dtype=torch.bool, device=x.device)
-            return self.scheduler.to_x0(self._raw(x, times, condition, kept).float(), x, times)
+            return self.scheduler.to_x0(self._raw(x, times, *given).float(), x, times)
 
-        plain, path = partial(denoise, True), self.scheduler.alpha_sigma
-        pushed = guided(plain, partial(denoise, False), settings.guidance, settings.rescale)
+        plain, path = partial(denoise, known), self.scheduler.alpha_sigma
+        pushed = guided(plain, partial(denoise, null), settings.guidance, settings.rescale)
         if settings.low > 0 or settings.high < float('inf'):
             pushed = guided_within(pushed, plain, path, settings.low, settings.high)
         if not settings.alignment:

@@ -71,6 +71,25 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(source_dim or dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
 
+    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """What tokens look up in a source: (B, M, source_dim) -> two of (B, M, H, K)."""
+        key, value = rearrange(self.key_value(source), 'b m (two h k) -> two b m h k', two=2, h=self.heads)
+        return key, value
+
+    def look_up(
+        self,
+        tokens: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+        rotation: Rotation | None = None,
+    ) -> Tensor:
+        """As forward, in keys and values that were made before, once for many tokens."""
+        query = rearrange(self.query(tokens), 'b n (h k) -> b n h k', h=self.heads)
+        if rotation is not None:
+            query, key = rotation(query), rotation(key)
+        return self.out(rearrange(attend(query, key, value, mask), 'b n h k -> b n (h k)'))
+
     def forward(
         self,
         tokens: Tensor,
@@ -79,12 +98,7 @@ class Attention(nn.Module):
         rotation: Rotation | None = None,
     ) -> Tensor:
         """mask (N, M) bool, True where attending is allowed. rotation: of tokens that attend to each other."""
-        source = tokens if source is None else source
-        query = rearrange(self.query(tokens), 'b n (h k) -> b n h k', h=self.heads)
-        key, value = rearrange(self.key_value(source), 'b m (two h k) -> two b m h k', two=2, h=self.heads)
-        if rotation is not None:
-            query, key = rotation(query), rotation(key)
-        return self.out(rearrange(attend(query, key, value, mask), 'b n h k -> b n (h k)'))
+        return self.look_up(tokens, *self.keys_values(tokens if source is None else source), mask, rotation)
 
 
 class DropPath(nn.Module):

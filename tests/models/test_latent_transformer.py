@@ -61,6 +61,16 @@ def test_the_null_condition_hides_the_condition_and_nothing_else(aligned):
     assert not torch.allclose(model(x, t, first), model(x, 1 - t, first), atol=1e-3)
 
 
+@pytest.mark.parametrize('aligned', [True, False])
+def test_what_is_remembered_of_a_condition_is_the_condition(aligned):
+    model = awake(denoiser(1, [16, 8], [4, 4], aligned=aligned))
+    x, given = torch.randn(2, 1, 16, 8), condition()
+    for keep in (None, torch.tensor([True, False]), torch.zeros(2, dtype=torch.bool)):
+        known = model.remember(given, keep)
+        for t in (torch.tensor([0.1, 0.9]), torch.rand(2)):
+            assert torch.equal(model(x, t, *known), model(x, t, given, keep))
+
+
 def test_the_finest_scale_reaches_the_patches_of_its_own_moment_alone():
     model = denoiser(1, [16, 8], [4, 4], aligned=True)
     given = condition(1)

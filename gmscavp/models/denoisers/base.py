@@ -1,6 +1,7 @@
 """What all denoisers share: they predict, from a noisy signal and the other modality's tokens, what the noise hides."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +32,19 @@ class LatentDenoiser(nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(self, x: Tensor, t: Tensor, condition: Pyramid, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Any, keep: Tensor | None = None) -> Tensor:
         """Noisy signal (B, C, *size), noise level (B,) in [0, 1], condition [(B, L_c, D)] -> raw prediction like x.
 
-        keep (B,) bool: False puts the null condition in the place of that clip's condition; None keeps all.
+        keep (B,) bool: False puts the null condition in the place of that clip's condition; None keeps all. condition
+        may also be what `remember` made of the condition and of keep.
         """
+
+    def remember(self, condition: Pyramid, keep: Tensor | None = None) -> tuple[Any, Tensor | None]:
+        """Condition and keep for `forward`, with all worked out that is the same at every noise level.
+
+        Here that is nothing. A sampler asks the same condition many times.
+        """
+        return condition, keep
 
 
 def token_times(lengths: list[int]) -> Tensor:

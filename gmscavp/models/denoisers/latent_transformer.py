@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -37,6 +38,16 @@ def unpatched(tokens: Tensor, patch: Sequence[int], grid: Sequence[int]) -> Tens
     )
 
 
+class Remembered(NamedTuple):
+    """What a condition is to the network at every noise level.
+
+    now: what is added to the patches, (B, N, W), None where nothing is. looked_up: keys and values of every block.
+    """
+
+    now: Tensor | None
+    looked_up: list[tuple[Tensor, Tensor]]
+
+
 class _Block(nn.Module):
     """Self-attention, cross-attention, MLP; shifted, scaled and gated by the noise level, gates at zero (AdaLN-zero).
 
@@ -53,15 +64,15 @@ class _Block(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, level: Tensor, source: Tensor, rotation: Rotation) -> Tensor:
-        """x (B, N, W), level (B, W), source (B, M, W) -> (B, N, W)."""
+    def forward(self, x: Tensor, level: Tensor, key: Tensor, value: Tensor, rotation: Rotation) -> Tensor:
+        """x (B, N, W), level (B, W), key and value of the condition (B, M, H, K) -> (B, N, W)."""
         shift, scale, gate = self.modulation(level)[:, None].unflatten(-1, (3, 3, -1)).unbind(2)
 
         def modulated(i: int) -> Tensor:
             return self.norms[i](x) * (1 + scale[:, :, i]) + shift[:, :, i]
 
         x = x + gate[:, :, 0] * self.self_attention(modulated(0), rotation=rotation)
-        x = x + gate[:, :, 1] * self.cross_attention(modulated(1), source)
+        x = x + gate[:, :, 1] * self.cross_attention.look_up(modulated(1), key, value)
         return x + gate[:, :, 2] * self.mlp(modulated(2))
 
 
@@ -103,7 +114,7 @@ class LatentTransformer(LatentDenoiser):
         self.scale_embedding = nn.Parameter(0.02 * torch.randn(len(condition_lengths), width))
         self.level = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.rotation = Rotation(self.grid, width // heads)
-        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
+        self.blocks: Any = nn.ModuleList(_Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.last_modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, values)
@@ -112,18 +123,26 @@ class LatentTransformer(LatentDenoiser):
             nn.init.zeros_(layer.bias)
         self.register_buffer('times', sinusoid(token_times(self.lengths), width), persistent=False)
 
-    def forward(self, x: Tensor, t: Tensor, condition: Pyramid, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Pyramid | Remembered, keep: Tensor | None = None) -> Tensor:
         """See LatentDenoiser."""
+        known = condition if isinstance(condition, Remembered) else self.remember(condition, keep)[0]
         hidden = self.into(patches(x, self.patch))
-        if self.aligned is not None:
-            now = self.aligned(self._in_patches(condition[0])).repeat_interleave(prod(self.grid[1:]), dim=1)
-            hidden = hidden + (now if keep is None else torch.where(keep[:, None, None], now, 0.0))
+        if known.now is not None:
+            hidden = hidden + known.now
         level = self.level(sinusoid(t, self.width))
-        source = self._source(condition, keep)
-        for block in self.blocks:
-            hidden = block(hidden, level, source, self.rotation)
+        for block, (key, value) in zip(self.blocks, known.looked_up, strict=True):
+            hidden = block(hidden, level, key, value, self.rotation)
         shift, scale = self.last_modulation(level)[:, None].chunk(2, dim=-1)
         return unpatched(self.out(self.norm(hidden) * (1 + scale) + shift), self.patch, self.grid)
+
+    def remember(self, condition: Pyramid, keep: Tensor | None = None) -> tuple[Remembered, None]:
+        """See LatentDenoiser."""
+        now = None
+        if self.aligned is not None:
+            now = self.aligned(self._in_patches(condition[0])).repeat_interleave(prod(self.grid[1:]), dim=1)
+            now = now if keep is None else torch.where(keep[:, None, None], now, 0.0)
+        source = self._source(condition, keep)
+        return Remembered(now, [block.cross_attention.keys_values(source) for block in self.blocks]), None
 
     def _source(self, condition: Pyramid, keep: Tensor | None) -> Tensor:
         """The condition's tokens of all scales with their place in time, or the null condition: (B, M, W)."""
