@@ -54,7 +54,21 @@ def comparisons(runs: Runs, look: str, gallery: str) -> list[str]:
             lines.append(f'- {lower} to {higher}: {gap:+.1f} points, {verdict} ({noise:.1f})')
     if 'CAVP' in of and 'GMS-CAVP' in of:
         lines.append(f'- GMS-CAVP / CAVP: {mean(of["GMS-CAVP"]) / max(mean(of["CAVP"]), 1e-9):.1f} times')
-    return lines
+    return lines + best_trials({name: mean(found) for name, found in of.items()})
+
+
+def best_trials(of: dict[str, float]) -> list[str]:
+    """The best of every model's trials ('CAVP: rate 1e-3' is one), beside its default."""
+    models: dict[str, dict[str, float]] = {}
+    for name, recall in of.items():
+        model, colon, trial = name.partition(': ')
+        if colon and f'{model}: default' in of:
+            models.setdefault(model, {})[trial] = recall
+    return [
+        f'- {model}, best of {len(trials)} trials: {(best := max(trials, key=trials.__getitem__))} with '
+        f'{trials[best]:.1f} (default: {trials["default"]:.1f})'
+        for model, trials in models.items()
+    ]
 
 
 def folder_table(runs: Runs) -> list[str]:

@@ -37,6 +37,21 @@ def test_one_seed_proves_nothing_and_the_ratio_is_of_means():
     assert said == ['- GMS-CAVP / CAVP: 3.5 times']
 
 
+def test_the_best_of_the_trials_is_named_for_every_model():
+    found = {
+        'CAVP: default': [1.0],
+        'CAVP: rate 4e-3': [2.0],
+        'GMS-CAVP: default': [75.0],
+        'GMS-CAVP: width 128': [60.0],
+    }
+    said = page.comparisons({name: [run(name, 1, *of)] for name, of in found.items()}, 'late', 'mixed')
+    assert said == [
+        '- CAVP, best of 2 trials: rate 4e-3 with 2.0 (default: 1.0)',
+        '- GMS-CAVP, best of 2 trials: default with 75.0 (default: 75.0)',
+    ]
+    assert not page.best_trials({'batches of 12: scales only': 3.0})
+
+
 def test_the_table_has_a_row_a_variant_and_says_how_many_runs_there_are():
     text = page.impacts_page(runs(CAVP=[10.0, 12.0], GMS_CAVP=[35.0]), 'command', 'settings', {'early': 2, 'late': 5})
     assert '| CAVP (2) | 11.0 ± 1.4 |' in text
