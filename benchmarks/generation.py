@@ -4,6 +4,7 @@
     python benchmarks/generation.py --budget small       shorter trainings, fewer clips: within half an hour on two cores
     python benchmarks/generation.py --use v2a_impacts=work_dirs/v2a_impacts    a run that is there stands in
     python benchmarks/generation.py --only v2a samplers  these tables; the page keeps what was found for the others
+    python benchmarks/generation.py --only samplers --clips 32 --out docs/results/samplers.md    a page of that alone
 
 Every training and every evaluation is a process of one thread, --jobs at a time. What is finished is kept, so that a
 stopped benchmark goes on where it was. The page goes to docs/results/generation.md.
@@ -16,7 +17,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch
-from generation_page import Asked, Found, RunFacts, page
+from generation_page import TABLES, Asked, Found, RunFacts, page
 from generation_runs import (
     ALIGNED,
     BUDGETS,
@@ -34,7 +35,6 @@ from generation_runs import (
     SCALES,
     SCALES_ALONE,
     SOLVERS,
-    TABLES,
     Budget,
     Cell,
     Training,
@@ -74,6 +74,7 @@ def parse_args() -> argparse.Namespace:
         help='work folder of a run that stands in for a training; remembered for the next call. Names: config names of '
         'single runs such as v2a_impacts, and CAVP_1, GMS-CAVP_1, v2a_frozen_CAVP_1, ... of seeds',
     )
+    parser.add_argument('--clips', type=int, help="so many are judged in every table (default: the budget's)")
     parser.add_argument('--no-train', action='store_true', help='judge what is there; the page names what is missing')
     parser.add_argument('--jobs', type=int, default=2, help='processes at a time, of one thread each')
     parser.add_argument('--data-root', type=Path, default=ROOT / 'data/impacts', help='rendered if it is not there')
@@ -147,6 +148,10 @@ def main() -> None:
 def prepared(args: argparse.Namespace) -> Bench:
     """Read what stands in for trainings, from now and before. UserError: a name or a folder that cannot."""
     budget = BUDGETS[args.budget]
+    if args.clips is not None:
+        if args.clips < 2:
+            raise UserError(f'--clips must be 2 or more, not {args.clips}: chance is the truth of another clip.')
+        budget = replace(budget, clips=args.clips, sampler_clips=args.clips)
     seeds = tuple(args.seeds or budget.seeds)
     runs, folder = trainings(seeds), args.work_dir.resolve() / args.budget
     memory = folder / 'used.json'
@@ -272,9 +277,15 @@ def page_of(bench: Bench, args: argparse.Namespace, failures: Mapping[str, str])
         if entry:
             metrics = {name.removeprefix('generation/'): value for name, value in entry['metrics'].items()}
             of[cell.name] = Found(metrics, entry['minutes'], JUDGE in entry['stamp']['files'])
-    rows = [run_facts(bench, name, failures.get(name)) for name in bench.runs]
-    command = f'python benchmarks/generation.py --budget {args.budget}'
     budget = bench.budget
+    found = {cell.table for cell in cells(budget, bench.seeds) if cell.name in of}
+    # Without --out it is the page of all tables; what is not there it says.
+    tables = [table for table in TABLES if table in args.only or (table in found and not args.out)]
+    wanted = set().union(*(needed(table, bench.seeds) for table in tables))
+    rows = [run_facts(bench, name, failures.get(name)) for name in bench.runs if name in wanted]
+    command = f'python benchmarks/generation.py --budget {args.budget}'
+    command += f' --clips {args.clips}' if args.clips else ''
+    command += f' --only {" ".join(args.only)}' if args.out else ''
     asked = Asked(
         budget.clips,
         budget.sampler_clips,
@@ -285,6 +296,7 @@ def page_of(bench: Bench, args: argparse.Namespace, failures: Mapping[str, str])
         SCALES,
         SCALES_ALONE,
         budget.train_clips,
+        tables,
     )
     return page(of, rows, command, asked, [said for name, said in failures.items() if name not in bench.runs])
 

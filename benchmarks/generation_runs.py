@@ -13,7 +13,6 @@ from gmscavp.models.samplers import Sampler
 from gmscavp.registry import SAMPLERS
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLES = ('v2a', 'tokens', 'a2v', 'samplers', 'guidance')
 JUDGE, ALIGNED, GUIDE = 'audio_classifier_impacts', 'align_classifier_impacts', 'align_classifier_noisy_impacts'
 V2A, CODEC, A2V = 'v2a_impacts', 'frame_autoencoder_impacts', 'a2v_impacts'
 ENCODERS = {'CAVP': 'cavp_impacts', 'GMS-CAVP': 'gmscavp_impacts'}

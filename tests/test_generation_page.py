@@ -86,6 +86,11 @@ def test_figures_of_nothing_are_dashes():
     assert '–' in '\n'.join(page.a2v_section({'a2v': page.Found({'N': 2.0, 'position_error_px': None}, 0.1)}))
 
 
+def test_a_page_of_one_table_holds_no_other():
+    text = page.page({'v2a': found()}, (), 'command', replace(ASKED, tables=('samplers',)))
+    assert [line for line in text.splitlines() if line.startswith('## ')] == ['## Samplers', '## How the figures were got']
+
+
 def test_samplers_are_compared_at_25_and_100_evaluations_of_the_same_grid():
     of = {
         'samplers_Euler_trailing_25': found(onset_f1=55.0),
@@ -130,7 +135,7 @@ def test_every_cell_is_of_a_training_and_every_training_comes_after_those_it_nee
     for budget in runs.BUDGETS.values():
         found_cells = runs.cells(budget, (1, 2))
         assert len({cell.name for cell in found_cells}) == len(found_cells)
-        assert {cell.table for cell in found_cells} == set(runs.TABLES)
+        assert {cell.table for cell in found_cells} == set(page.TABLES)
         assert all(cell.run in runs.needed(cell.table, (1, 2)) <= set(of) for cell in found_cells)
 
 
