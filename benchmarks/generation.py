@@ -51,8 +51,8 @@ from generation_tasks import Task, call, run_tasks
 from mmengine.config import Config
 
 from gmscavp import compat
+from gmscavp.engine.checkpoints import newest_checkpoint
 from gmscavp.engine.cli import run_tool
-from gmscavp.engine.runner import newest_checkpoint
 from gmscavp.errors import UserError, near_names
 
 _CONFIGS = threading.Lock()

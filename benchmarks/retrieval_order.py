@@ -32,9 +32,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gmscavp.datasets import Manifest, VideoFolder
 from gmscavp.datasets.impacts_render import Difficulty, render_impacts
 from gmscavp.datasets.shards import write_shards
+from gmscavp.engine.checkpoints import newest_checkpoint
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import load_config
-from gmscavp.engine.runner import build_runner, newest_checkpoint
+from gmscavp.engine.runner import build_runner
 from gmscavp.engine.trained import load_model
 from gmscavp.errors import UserError
 from gmscavp.evaluation.intervals import recall_intervals

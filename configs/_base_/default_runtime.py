@@ -1,9 +1,10 @@
 """How a run goes, whatever it trains: logging, checkpoints, moving average, pictures, seeds."""
 
-from mmengine.hooks import CheckpointHook, DistSamplerSeedHook, EMAHook, IterTimerHook, LoggerHook, ParamSchedulerHook
+from mmengine.hooks import DistSamplerSeedHook, EMAHook, IterTimerHook, LoggerHook, ParamSchedulerHook
 from mmengine.model import ExponentialMovingAverage
 from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 
+from gmscavp.engine.checkpoints import SafeCheckpointHook
 from gmscavp.engine.hooks import BadClipHook, LendModelHook, PictureHook
 
 default_scope = 'gmscavp'
@@ -20,7 +21,12 @@ default_hooks = dict(
     logger=dict(type=LoggerHook, interval=10),
     param_scheduler=dict(type=ParamSchedulerHook),
     checkpoint=dict(
-        type=CheckpointHook, interval=1, max_keep_ckpts=3, save_best='retrieval/mean_R1', rule='greater', save_last=True
+        type=SafeCheckpointHook,
+        interval=1,
+        max_keep_ckpts=3,
+        save_best='retrieval/mean_R1',
+        rule='greater',
+        save_last=True,
     ),
 )
 custom_hooks = [

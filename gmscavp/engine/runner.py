@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gmscavp import compat
-from gmscavp.distributed import start_gloo
+from gmscavp.distributed import start_gloo, world
+from gmscavp.engine.checkpoints import part_name, put_in_place
 from gmscavp.errors import UserError
 
 _TORCHRUN_VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
@@ -56,6 +57,35 @@ class PretrainRunner(Runner):
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args: dict | None = None,
+    ) -> None:
+        """Save what MMEngine saves, under its name only when it is whole. UserError: the disk does not take it.
+
+        Whatever stops this, what stood under the name before stays.
+        """
+        part, file = Path(out_dir, part_name(filename)), Path(out_dir, filename)
+        try:
+            super().save_checkpoint(
+                out_dir, part.name, file_client_args, save_optimizer, save_param_scheduler, meta, by_epoch, backend_args
+            )
+            if world()[0] == 0:
+                put_in_place(part, file)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise UserError(
+                f'{file} could not be saved ({error.strerror or error}); earlier checkpoints are whole. Free some disk '
+                'space and go on with --resume.'
+            ) from error
 
     @property
     def bare_model(self) -> nn.Module:
@@ -128,13 +158,6 @@ def build_runner(config: Config, launcher: str = 'none') -> PretrainRunner:
         if 'argument' not in str(error):
             raise
         raise UserError(f'the config does not fit: {error}') from error
-
-
-def newest_checkpoint(work_dir: Path) -> Path | None:
-    """The checkpoint that a run wrote last, wherever its folder has been moved since; None when there is none."""
-    pointer = work_dir / 'last_checkpoint'
-    # The pointer holds the path at the time of training.
-    return work_dir / Path(pointer.read_text().strip()).name if pointer.is_file() else None
 
 
 def _start_processes(config: Config) -> None:

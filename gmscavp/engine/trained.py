@@ -6,7 +6,8 @@ from mmengine.config import Config
 from torch import nn
 
 from gmscavp import compat
-from gmscavp.engine.runner import newest_checkpoint, whole_weights
+from gmscavp.engine.checkpoints import newest_checkpoint
+from gmscavp.engine.runner import whole_weights
 from gmscavp.errors import UserError
 from gmscavp.registry import MODELS
 

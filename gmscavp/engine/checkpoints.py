@@ -1,0 +1,106 @@
+"""Checkpoints that are whole or not there: written beside, made sure of, renamed; and the newest whole one found again.
+
+torch writes a checkpoint as a zip archive, whose CRC-32 of every member and directory at the end tell a whole file from a
+damaged one.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from gmscavp.registry import HOOKS
+
+# Written by CheckpointHook for the model that was best so far; its run goes on from another one.
+_BEST = 'best_'
+
+
+def part_name(name: str) -> str:
+    """Under which a checkpoint is written before it is whole: hidden, and no *.pth."""
+    return f'.{name}.part'
+
+
+def put_in_place(part: Path, file: Path) -> None:
+    """Let a file that is written take its name: afterwards the name stands for the whole file, come what may.
+
+    Until then it stands for what it stood for before. OSError: the disk does not take it.
+    """
+    _to_disk(part, os.O_RDONLY)
+    part.replace(file)
+    # The name is kept in the folder.
+    _to_disk(file.parent, os.O_RDONLY)
+
+
+def is_whole(file: Path) -> bool:
+    """Whether all bytes of a checkpoint are those that were written. It is read once, and nothing in it is run."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError):
+        # Not an archive, one that ends too early, or one whose flags are damaged.
+        return False
+
+
+def newest_checkpoint(work_dir: Path, say: Callable[[str], None] | None = None) -> Path | None:
+    """The newest checkpoint of a run that is whole, wherever its folder has been moved since; None when there is none.
+
+    say: is told of every damaged one that is passed over.
+    """
+    files = [file for file in work_dir.glob('*.pth') if file.is_file() and not file.name.startswith(_BEST)]
+    for file in sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True):
+        if is_whole(file):
+            return file
+        if say:
+            say(f'{file} is damaged and passed over')
+    return None
+
+
+class _RemoveLater:
+    """A file backend of MMEngine that keeps what is to be removed until `settle`."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend, self._waiting = backend, dict[str, int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        """Mark a file, as it is now."""
+        self._waiting[str(path)] = os.stat(path).st_ino
+
+    def settle(self) -> None:
+        """Remove what was marked and has not been replaced since."""
+        for path, number in self._waiting.items():
+            if os.path.exists(path) and os.stat(path).st_ino == number:
+                self._backend.remove(path)
+        self._waiting.clear()
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """MMEngine's hook, but an old checkpoint is removed only when the new one is whole.
+
+    With max_keep_ckpts=1, and of the best one always, MMEngine removes the old one first.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Set up; what is in excess from before is removed."""
+        super().before_train(runner)
+        self.file_backend: Any = _RemoveLater(self.file_backend)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self.file_backend.settle()
+
+
+def _to_disk(path: Path, flags: int) -> None:
+    """Wait until a file, or the names in a folder, are on the disk itself."""
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
