@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gmscavp.distributed import gather_batch, gather_objects, start_gloo, stop, world
 from gmscavp.models.heads import DenseHead, MultiScaleInfoNCE, SigLIPHead
 from gmscavp.registry import MODELS
+from tests.largest import Largest
 from tests.models.builders import tiny_batch, tiny_model
 
 CLIPS = 8
@@ -62,13 +63,14 @@ class DenseTowers(Towers):
 
 
 class Whole(nn.Module):
-    """The whole model without diffusion, whose noise would differ between ranks."""
+    """The whole model without diffusion, whose noise would differ between ranks; these encode in chunks, uneven ones."""
 
     def __init__(self) -> None:
         super().__init__()
         self.model = MODELS.build(tiny_model(diffusion=None))
 
     def forward(self, video, audio):
+        self.model.chunk = 3 if world()[1] > 1 else None
         batch = self.model.data_preprocessor(dict(video=video, audio=audio), False)
         return sum(value for name, value in self.model(**batch, mode='loss').items() if 'loss' in name)
 
@@ -133,6 +135,78 @@ def test_ranks_give_the_loss_and_gradient_of_one_process(case, ranks, tmp_path):
         assert grads.keys() == expected.keys()
         for name, grad in grads.items():
             assert (grad - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
+
+
+# Rows of every rank. Segments come two by two.
+SPLITS = {2: ([6, 6], [4, 8]), 4: ([3, 3, 3, 3], [1, 4, 2, 5])}
+SEGMENT_SPLITS = {2: [4, 8], 4: [2, 4, 2, 4]}
+NCE = dict(scale_weights=[0.3, 0.7], per_scale=True)
+HEADS = {
+    'nce': (MultiScaleInfoNCE, NCE, 1),
+    'segments': (MultiScaleInfoNCE, NCE | dict(segment_weight=0.7, same_video='ignore'), 2),
+    'siglip': (SigLIPHead, dict(scale_weights=[0.3, 0.7], temporal_weight=0.3, per_scale=True), 1),
+}
+WAYS = [dict(tile=tile, gather=gather) for gather in ('all', 'ring') for tile in (None, 2)]
+
+
+def tokens(clips=12):
+    """[(B, L_s, D)] of both sides, alike enough that the loss is neither solved nor at chance."""
+    generator = torch.Generator().manual_seed(2)
+    video = [torch.randn(clips, steps, 20, generator=generator) for steps in (4, 1)]
+    return video, [x + 2 * torch.randn(x.shape, generator=generator) for x in video]
+
+
+def of_head(name, way, rows):
+    """Loss, gradients of parameters and of tokens, and the most numbers in one tensor: a head on rows of `tokens`."""
+    kind, settings, segments = HEADS[name]
+    head = kind([4, 1], **settings, **way)
+    with torch.no_grad():
+        head.log_scale.copy_(torch.tensor([1.5, 2.0]))
+    video, audio = ([x[rows].clone().requires_grad_() for x in side] for side in tokens())
+    with Largest() as largest:
+        losses = head(video, audio, segments)
+        loss = sum(value for key, value in losses.items() if 'loss' in key)
+        loss.backward()
+    return loss.detach(), [p.grad for p in head.parameters()], [x.grad for x in video + audio], largest.numbers
+
+
+def heads_on_a_rank(rank: int, ranks: int, port: int, folder: str) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    start_gloo()
+    found = {}
+    for name in HEADS:
+        for sizes in [SEGMENT_SPLITS[ranks]] if name == 'segments' else SPLITS[ranks]:
+            rows = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+            for index, way in enumerate(WAYS):
+                found[name, tuple(sizes), index] = of_head(name, way, rows)
+    torch.save(found, Path(folder, f'{rank}.pt'))
+    stop()
+
+
+@pytest.mark.parametrize('ranks', [2, 4])
+def test_tiles_rings_and_uneven_batches_give_what_one_process_gives(ranks, tmp_path):
+    # Forked, since the ranks of a launch otherwise spend all their time in imports.
+    multiprocessing.start_processes(
+        heads_on_a_rank, (ranks, free_port(), str(tmp_path)), nprocs=ranks, start_method='fork'
+    )
+    found = [torch.load(tmp_path / f'{rank}.pt', weights_only=False) for rank in range(ranks)]
+    joint = {name: of_head(name, {}, slice(None)) for name in HEADS}
+    assert len(found[0]) == 5 * len(WAYS)
+    for key in found[0]:
+        loss, parameters, features, _ = joint[key[0]]
+        of_ranks = [of_rank[key] for of_rank in found]
+        assert torch.stack([x[0] for x in of_ranks]).mean().item() == pytest.approx(loss.item(), rel=1e-6), key
+        for index, expected in enumerate(parameters):
+            mean = torch.stack([x[1][index] for x in of_ranks]).mean(0)
+            assert (mean - expected).norm() <= 1e-6 * expected.norm(), key
+        for index, expected in enumerate(features):
+            # The mean over ranks that DDP takes.
+            mean = torch.cat([x[2][index] for x in of_ranks]) / ranks
+            assert (mean - expected).norm() <= 1e-6 * expected.norm(), key
+        # (4 + 1) tokens of 20 numbers a clip: no rank of a ring holds the tokens of all clips, even of one side.
+        held, clips = max(x[3] for x in of_ranks), max(key[1])
+        assert held <= 100 * clips if WAYS[key[2]]['gather'] == 'ring' else held >= 100 * 12, key
 
 
 def test_without_processes_everything_stays_as_it_is():

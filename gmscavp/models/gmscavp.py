@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gmscavp.errors import UserError
 from gmscavp.models.freezing import freeze, rest
+from gmscavp.models.gradient_caching import check_chunk, demand_independent_rows, encoded_in_chunks
 from gmscavp.models.translation import Rerank, Translation, demand_embedding, settings_of
 from gmscavp.registry import BACKBONES, HEADS, MODELS, PYRAMIDS
 from gmscavp.structures import Losses, Pyramid
@@ -27,7 +28,8 @@ class GMSCAVP(BaseModel):
     translation: settings (translation.Translation); predictions then carry `video_query` and `audio_query`, embeddings
     into which the other side as diffusion imagines it is mixed, to be compared with the plain embeddings of the other
     side. rerank: settings (translation.Rerank); predictions then carry the tokens that `matching_error` takes. Both need
-    diffusion of the embedding.
+    diffusion of the embedding. chunk: in training encode so many rows at a time and keep no activations of the others,
+    with the gradient of the whole batch; None to encode it at once (docs/large_batches.md).
     """
 
     def __init__(
@@ -43,8 +45,11 @@ class GMSCAVP(BaseModel):
         audio_frozen: bool | int = False,
         translation: Mapping[str, Any] | None = None,
         rerank: Mapping[str, Any] | None = None,
+        chunk: int | None = None,
     ) -> None:
         super().__init__(MODELS.build(dict(data_preprocessor)))
+        check_chunk(chunk)
+        self.chunk = chunk
         self.video_backbone = BACKBONES.build(dict(video_backbone))
         self.audio_backbone = BACKBONES.build(dict(audio_backbone))
         self._frozen = [*freeze(self.video_backbone, video_frozen), *freeze(self.audio_backbone, audio_frozen)]
@@ -83,7 +88,7 @@ class GMSCAVP(BaseModel):
 
         segments: so many rows in succession are windows of one video, in increasing time.
         """
-        v, a = self.encode_video(video), self.encode_audio(mel)
+        v, a = self._encode_to_learn(video, mel)
         losses = self.head(v, a, segments)
         return losses | self.diffusion(video, mel, v, a) if self.diffusion else losses
 
@@ -158,6 +163,15 @@ class GMSCAVP(BaseModel):
         readable = valid.tolist() if valid is not None else [True] * len(clip_id)
         columns = {'clip_id': clip_id, 'valid': readable, **columns}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def _encode_to_learn(self, video: Tensor, mel: Tensor) -> tuple[Pyramid, Pyramid]:
+        if self.chunk is None:
+            return self.encode_video(video), self.encode_audio(mel)
+        demand_independent_rows(self.video_backbone, self.audio_backbone, self.video_pyramid, self.audio_pyramid)
+        return (
+            encoded_in_chunks(self.encode_video, video, self.chunk),
+            encoded_in_chunks(self.encode_audio, mel, self.chunk),
+        )
 
     def _translated(self, direction: str, tokens: Pyramid, how: Translation) -> Tensor:
         """The embedding of the other side's tokens as diffusion imagines them: (B, E)."""

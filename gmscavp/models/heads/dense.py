@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmscavp.distributed import gather_batch
+from gmscavp.distributed import batch_sizes, gather_batch, share_of_rank
 from gmscavp.errors import UserError
 from gmscavp.models.heads.base import ContrastiveHead, unit_tokens
 from gmscavp.registry import HEADS
@@ -48,13 +48,14 @@ class DenseHead(ContrastiveHead):
         v, a = self._tokens(video), self._tokens(audio)
         if a.shape[2] != 1:
             raise UserError(f"the sound has {a.shape[2]} places; set audio_pyramid.places='bands' for DenseHead.")
-        all_a, offset = gather_batch(a.squeeze(2))
+        sizes = batch_sizes(len(v))
+        all_a, offset = gather_batch(a.squeeze(2), sizes)
         # Similarities travel instead of the video's tokens, which are P times as many as the audio's.
         scale = self.log_scale.clamp(max=math.log(self.max_scale)).exp()
         rows = scale * dense_similarity(v, all_a)
-        columns = gather_batch(rows)[0][:, offset : offset + len(v)].T
+        columns = gather_batch(rows, sizes)[0][:, offset : offset + len(v)].T
         target = torch.arange(len(v), device=v.device) + offset
-        loss = (F.cross_entropy(rows, target) + F.cross_entropy(columns, target)) / 2
+        loss = share_of_rank(sizes) * (F.cross_entropy(rows, target) + F.cross_entropy(columns, target)) / 2
         return {'loss_semantic': loss, 'logit_scale': scale.mean().detach()}
 
     def embed(self, pyramid: Pyramid) -> Tensor:

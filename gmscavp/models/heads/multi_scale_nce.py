@@ -2,12 +2,13 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmscavp.distributed import gather_batch
+from gmscavp.distributed import batch_sizes, gather_batch, share_of_rank
 from gmscavp.errors import UserError
 from gmscavp.models.heads.base import (
     ContrastiveHead,
@@ -17,6 +18,7 @@ from gmscavp.models.heads.base import (
     unit_tokens,
     weights_of_scales,
 )
+from gmscavp.models.tiled_contrast import check_tiling, tiled_nce
 from gmscavp.registry import HEADS
 from gmscavp.structures import Losses, Pyramid
 
@@ -72,10 +74,10 @@ def _match_within(logits: Tensor) -> Tensor:
     return (F.cross_entropy(logits.transpose(1, 2), target) + F.cross_entropy(logits, target)) / 2
 
 
-def _gather_pyramids(video: Pyramid, audio: Pyramid) -> tuple[Pyramid, Pyramid, int]:
+def _gather_pyramids(video: Pyramid, audio: Pyramid, sizes: Sequence[int]) -> tuple[Pyramid, Pyramid, int]:
     """Both pyramids of all ranks by one collective, and where this rank's rows begin."""
     parts = (*video, *audio)
-    everything, offset = gather_batch(torch.cat([x.flatten(1) for x in parts], dim=1))
+    everything, offset = gather_batch(torch.cat([x.flatten(1) for x in parts], dim=1), sizes)
     columns = everything.split([x[0].numel() for x in parts], dim=1)
     gathered = [column.unflatten(1, x.shape[1:]) for column, x in zip(columns, parts, strict=True)]
     return gathered[: len(video)], gathered[len(video) :], offset
@@ -89,7 +91,9 @@ class MultiScaleInfoNCE(ContrastiveHead):
     for scales of more than one token. segment_weight: of the contrast between the segments of one video, where clips come
     in segments. same_video: in the semantic term other segments of a clip's video are 'negative' like any other clip
     (CAVP), or the term is to 'ignore' them. init_scale: exp(tau) at the start, 1/0.07 in CAVP; max_scale: where it is
-    clamped. per_scale: learn one logit scale for every scale rather than one for all.
+    clamped. per_scale: learn one logit scale for every scale rather than one for all. tile: compute the semantic term in
+    tiles of so many clips and hold no (B, B) matrix, None for the dense term. gather: tokens of 'all' ranks at once, or
+    in a 'ring', where no rank ever holds all tokens. The loss and its gradient stay the same (docs/large_batches.md).
     """
 
     def __init__(
@@ -102,14 +106,18 @@ class MultiScaleInfoNCE(ContrastiveHead):
         per_scale: bool = False,
         segment_weight: float = 0.0,
         same_video: str = 'negative',
+        tile: int | None = None,
+        gather: str = 'all',
     ) -> None:
         super().__init__()
+        check_tiling(tile, gather)
         if same_video not in SAME_VIDEO:
             raise UserError(f"head: same_video must be one of {', '.join(SAME_VIDEO)}, not '{same_video}'.")
         self.lengths = list(lengths)
         self.scale_weights = weights_of_scales(scale_weights, self.lengths)
         self.temporal_weight, self.segment_weight = temporal_weight, segment_weight
         self.same_video = same_video
+        self.tile, self.gather = tile, gather
         self.max_scale = max_scale
         self.log_scale = nn.Parameter(torch.full((len(lengths) if per_scale else 1,), math.log(init_scale)))
 
@@ -125,18 +133,31 @@ class MultiScaleInfoNCE(ContrastiveHead):
         A term without weight, or without anything to contrast, is not there. Logits are float32.
         """
         v, a = unit_tokens(video), unit_tokens(audio)
-        all_v, all_a, offset = _gather_pyramids(v, a)
-        ignore_within = segments if self.same_video == 'ignore' else 1
+        sizes = batch_sizes(len(v[0]))
+        semantic = self._semantic(v, a, sizes, segments if self.same_video == 'ignore' else 1)
+        share = share_of_rank(sizes)
         terms: dict[str, list[Tensor]] = defaultdict(list)
         for s, (weight, scale) in enumerate(zip(self.scale_weights, self.logit_scales(), strict=True)):
-            semantic = semantic_nce(v[s], a[s], all_v[s], all_a[s], scale, offset, ignore_within)
-            terms['loss_semantic'].append(weight * semantic)
+            terms['loss_semantic'].append(weight * semantic[s])
             if self.temporal_weight and self.lengths[s] > 1:
-                terms['loss_temporal'].append(weight * self.temporal_weight * temporal_nce(v[s], a[s], scale))
+                part = weight * share * self.temporal_weight
+                terms['loss_temporal'].append(part * temporal_nce(v[s], a[s], scale))
             if self.segment_weight and segments > 1:
-                terms['loss_segment'].append(weight * self.segment_weight * segment_nce(v[s], a[s], scale, segments))
+                part = weight * share * self.segment_weight
+                terms['loss_segment'].append(part * segment_nce(v[s], a[s], scale, segments))
         losses = {name: torch.stack(values).sum() for name, values in terms.items()}
         return losses | {'logit_scale': self.logit_scales().mean().detach()}
+
+    def _semantic(self, v: Pyramid, a: Pyramid, sizes: Sequence[int], ignore_within: int) -> Sequence[Tensor]:
+        """The semantic term of every scale: S of ()."""
+        scales, ring = self.logit_scales(), self.gather == 'ring'
+        if self.tile or ring:
+            flat_v, flat_a = ([x.flatten(1) for x in tokens] for tokens in (v, a))
+            factors = scales / scales.new_tensor(self.lengths)
+            return tiled_nce(flat_v, flat_a, factors, self.tile, ring, ignore_within, sizes).unbind()
+        all_v, all_a, offset = _gather_pyramids(v, a, sizes)
+        each = zip(v, a, all_v, all_a, scales, strict=True)
+        return [share_of_rank(sizes) * semantic_nce(*tensors, offset, ignore_within) for tensors in each]
 
     def embed(self, pyramid: Pyramid) -> Tensor:
         """concat_s sqrt(w_s / L_s) unit tokens: (B, sum_s L_s D)."""

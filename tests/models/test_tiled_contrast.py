@@ -1,0 +1,122 @@
+"""Tiles must give the dense losses and gradients, at any tile size, and hold nothing of the size of all pairs."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gmscavp.errors import UserError
+from gmscavp.models.heads import MultiScaleInfoNCE, SigLIPHead
+from tests.largest import Largest
+
+CLIPS, DIM, LENGTHS = 30, 24, [4, 2, 1]
+NCE = dict(scale_weights=[0.5, 0.2, 0.3], temporal_weight=0.4, per_scale=True)
+HEADS = {
+    'nce': (MultiScaleInfoNCE, NCE, 1),
+    'ignore': (MultiScaleInfoNCE, NCE | dict(same_video='ignore', segment_weight=0.3), 3),
+    'nce alone': (MultiScaleInfoNCE, dict(temporal_weight=0.0), 1),
+    'siglip alone': (SigLIPHead, dict(init_bias=-3.0), 1),
+    'siglip': (SigLIPHead, dict(scale_weights=[0.5, 0.2, 0.3], temporal_weight=0.4, per_scale=True), 1),
+}
+
+
+def pyramids(clips=CLIPS, noise=2.0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    video = [torch.randn(clips, n, DIM, generator=generator) for n in LENGTHS]
+    audio = [x + noise * torch.randn(x.shape, generator=generator) for x in video]
+    return [[x.to(dtype) for x in side] for side in (video, audio)]
+
+
+def run(name, sides, log_scale=1.5, **way):
+    """Every logged value and every gradient of a head: tokens of both sides, then parameters."""
+    kind, settings, segments = HEADS[name]
+    head = kind(LENGTHS, **settings, **way)
+    with torch.no_grad():
+        head.log_scale.copy_(log_scale + torch.arange(len(head.log_scale)) / 10)
+    video, audio = ([x.clone().requires_grad_() for x in side] for side in sides)
+    losses = head(video, audio, segments)
+    # Not all terms alike, so that the gradient of each is seen.
+    sum((2 + index) * value for index, value in enumerate(losses.values()) if value.requires_grad).backward()
+    return losses, [x.grad for x in [*video, *audio, *head.parameters()]]
+
+
+def assert_equal(found, expected, rel=1e-6):
+    (losses, gradients), (dense_losses, dense_gradients) = found, expected
+    assert losses.keys() == dense_losses.keys()
+    for term, value in losses.items():
+        assert value.item() == pytest.approx(dense_losses[term].item(), rel=rel), term
+    for index, (one, other) in enumerate(zip(gradients, dense_gradients, strict=True)):
+        assert one.dtype == other.dtype
+        assert (one.double() - other.double()).norm() <= rel * other.double().norm(), index
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_tiles_of_any_size_give_the_dense_loss_and_gradient(name):
+    sides = pyramids()
+    dense = run(name, sides)
+    for way in (dict(tile=1), dict(tile=7), dict(tile=8), dict(tile=30), dict(tile=999), dict(gather='ring')):
+        assert_equal(run(name, sides, **way), dense)
+
+
+@pytest.mark.parametrize('name', ['nce', 'ignore', 'siglip'])
+def test_a_logit_scale_of_a_hundred_neither_overflows_nor_loses_the_far_pairs(name):
+    # exp(100) is more than float32 holds; unalike pairs, so that the loss is large.
+    sides = pyramids(noise=50.0)
+    assert_equal(run(name, sides, log_scale=4.4, tile=7), run(name, sides, log_scale=4.4), rel=3e-6)
+
+
+def test_where_the_task_is_solved_tiles_are_no_further_from_the_truth_than_the_dense_loss():
+    """There the gradient is a small difference, which float32 itself blurs; float64 says what it is."""
+    kind, settings, _ = HEADS['nce']
+
+    def gradient(way, dtype):
+        # The heads compute in float32, so the truth is written out.
+        video, audio = ([x.to(dtype).requires_grad_() for x in side] for side in pyramids(noise=0.3))
+        if dtype == torch.float64:
+            loss = 0
+            for w, *sides in zip(settings['scale_weights'], video, audio, strict=True):
+                v, a = (F.normalize(x, dim=-1).flatten(1) for x in sides)
+                logits, right = 10 * v @ a.T * (DIM / a.shape[1]), torch.arange(CLIPS)
+                loss = loss + w * sum(F.cross_entropy(x, right) for x in (logits, logits.T)) / 2
+        else:
+            head = kind(LENGTHS, **settings | dict(temporal_weight=0.0), init_scale=10.0, **way)
+            loss = head(video, audio)['loss_semantic']
+        loss.backward()
+        return torch.cat([x.grad.double().flatten() for x in video + audio])
+
+    truth = gradient({}, torch.float64)
+    dense, tiled = ((gradient(way, torch.float32) - truth).norm() for way in ({}, dict(tile=7)))
+    assert dense <= 1e-4 * truth.norm()
+    assert tiled <= 1.5 * dense + 1e-6 * truth.norm()
+
+
+@pytest.mark.parametrize('name', ['nce alone', 'siglip alone'])
+def test_half_precision_tokens_and_autocast_give_float32_logits(name):
+    sides = pyramids(dtype=torch.bfloat16)
+    dense, plain = run(name, sides), run(name, sides, tile=7)
+    # The gradient of a bfloat16 token is rounded to it.
+    assert_equal(plain, dense, rel=1e-3)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        inside = run(name, sides, tile=7)
+    assert inside[0]['loss_semantic'].dtype == torch.float32
+    assert inside[0]['loss_semantic'].item() == pytest.approx(dense[0]['loss_semantic'].item(), rel=1e-6)
+    assert_equal(inside, plain, rel=1e-6)
+
+
+@pytest.mark.parametrize('name', ['nce', 'ignore', 'siglip'])
+def test_nothing_of_the_size_of_all_pairs_is_ever_made(name):
+    clips = 300
+    sides = pyramids(clips)
+    with Largest() as dense:
+        run(name, sides)
+    assert dense.numbers >= clips**2
+    with Largest() as tiled:
+        run(name, sides, tile=16)
+    # The tokens of the finest scale themselves.
+    assert tiled.numbers <= clips * LENGTHS[0] * max(DIM, LENGTHS[0]) < clips**2
+
+
+@pytest.mark.parametrize('kind', [MultiScaleInfoNCE, SigLIPHead])
+@pytest.mark.parametrize('setting', [dict(tile=0), dict(tile=2.5), dict(tile=True), dict(gather='some')])
+def test_settings_that_cannot_be_followed_are_said(kind, setting):
+    with pytest.raises(UserError, match=r'head: (tile must be a number|gather must be one of all, ring)'):
+        kind(LENGTHS, **setting)
