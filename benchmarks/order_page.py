@@ -9,6 +9,17 @@ from typing import Any
 Runs = dict[str, list[dict[str, Any]]]
 """Variant -> its finished runs, one a seed."""
 
+# What differs from GMS-CAVP in one thing, and is trained with fewer seeds than the main variants.
+ABLATIONS = (
+    'embedding targets',
+    'temporal term off',
+    'pooling pyramid',
+    'feature pyramid',
+    'query pyramid',
+    'plain tokens (detail off)',
+    'diffusion weight x 8',
+    'aligned diffusion',
+)
 GALLERIES = ('semantic', 'temporal', 'mixed')
 
 
@@ -54,7 +65,22 @@ def comparisons(runs: Runs, look: str, gallery: str) -> list[str]:
             lines.append(f'- {lower} to {higher}: {gap:+.1f} points, {verdict} ({noise:.1f})')
     if 'CAVP' in of and 'GMS-CAVP' in of:
         lines.append(f'- GMS-CAVP / CAVP: {mean(of["GMS-CAVP"]) / max(mean(of["CAVP"]), 1e-9):.1f} times')
-    return lines + best_trials({name: mean(found) for name, found in of.items()})
+    return (
+        lines + against_the_method(runs, look, gallery) + best_trials({name: mean(found) for name, found in of.items()})
+    )
+
+
+def against_the_method(runs: Runs, look: str, gallery: str) -> list[str]:
+    """Ablations of GMS-CAVP beside its own runs of the same seeds."""
+    whole = {run['seed']: run['looks'][look][gallery]['mean_R1'] for run in runs.get('GMS-CAVP', [])}
+    lines = []
+    for name, of in runs.items():
+        recalls = {run['seed']: run['looks'][look][gallery]['mean_R1'] for run in of if run['seed'] in whole}
+        if name in ABLATIONS and recalls:
+            gaps = [recall - whole[seed] for seed, recall in recalls.items()]
+            seeds = ', '.join(map(str, recalls))
+            lines.append(f'- GMS-CAVP to {name}, seed {seeds}: {mean(gaps):+.1f} points')
+    return lines
 
 
 def best_trials(of: dict[str, float]) -> list[str]:

@@ -79,6 +79,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--only', nargs='+', choices=tuple(VARIANTS), metavar='VARIANT', help=', '.join(VARIANTS))
     parser.add_argument('--seeds', nargs='+', type=int, default=[1, 2, 3])
+    parser.add_argument('--no-train', action='store_true', help='write the page of what is finished')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time, of one thread each')
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/retrieval_order')
     parser.add_argument('--out', type=Path, help='markdown file (default: docs/results/retrieval*.md)')
@@ -99,7 +100,7 @@ def main() -> None:
         prepare_impacts(args, budget)
     names = args.only or budget.variants
     todo = [(seed, name) for seed in args.seeds for name in names if not figures_file(args, name, seed).is_file()]
-    failures = run_all(args, todo)
+    failures = [] if args.no_train else run_all(args, todo)
     text = results_page(args, budget, names)
     page = 'retrieval_tuning.md' if args.budget == 'tuning' else 'retrieval.md'
     if args.folder:

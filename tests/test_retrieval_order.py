@@ -37,6 +37,13 @@ def test_one_seed_proves_nothing_and_the_ratio_is_of_means():
     assert said == ['- GMS-CAVP / CAVP: 3.5 times']
 
 
+def test_an_ablation_is_held_against_the_runs_of_its_own_seeds():
+    found = runs(GMS_CAVP=[80.0, 90.0])
+    found['feature pyramid'] = [run('feature pyramid', 1, 92.0)]
+    assert page.against_the_method(found, 'late', 'mixed') == ['- GMS-CAVP to feature pyramid, seed 1: +2.0 points']
+    assert set(page.ABLATIONS) <= set(VARIANTS)
+
+
 def test_the_best_of_the_trials_is_named_for_every_model():
     found = {
         'CAVP: default': [1.0],
