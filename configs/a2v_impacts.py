@@ -1,4 +1,4 @@
-"""Video from sound on Impacts: half an hour on one CPU core, which is too short for clear pictures (docs/generation.md).
+"""Video from sound on Impacts: an hour on one CPU core, too short for clips that are right as a whole (docs/generation.md).
 
 python tools/train.py configs/frame_autoencoder_impacts.py
 python tools/train.py configs/a2v_impacts.py --cfg-options init.codec=work_dirs/frame_autoencoder_impacts/LAST.pth
