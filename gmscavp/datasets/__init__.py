@@ -8,6 +8,7 @@ from gmscavp.datasets.impacts import Impacts
 from gmscavp.datasets.labelled import LabelledClips
 from gmscavp.datasets.manifest import ClipRecord, Manifest
 from gmscavp.datasets.panda70m import Panda70M
+from gmscavp.datasets.samplers import StreamShuffle
 from gmscavp.datasets.shards import Shards, ShardShuffle, write_shards
 from gmscavp.datasets.transforms import (
     CentreCrop,
@@ -46,6 +47,7 @@ __all__ = [
     'ShardShuffle',
     'Shards',
     'SpecMask',
+    'StreamShuffle',
     'VGGSound',
     'VideoFolder',
     'probe',

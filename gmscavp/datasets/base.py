@@ -1,8 +1,8 @@
 """What every data set of clips shares: reading a window of a manifest's row, and what happens to a clip that is bad."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict
@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gmscavp.datasets.decoding import ClipError, probe, read_clip
+from gmscavp.datasets.decoding import ClipError, open_clip, read_clip
 from gmscavp.datasets.decoding.media import TOLERANCE_S
 from gmscavp.datasets.gallery import evaluation_facts, select_all
 from gmscavp.datasets.manifest import ClipRecord, Manifest
@@ -136,23 +136,30 @@ class ClipDataset(Dataset[Sample]):
     def _read(self, record: ClipRecord, rng: np.random.Generator) -> Clip | list[Clip]:
         """The clip of a row, or its segments where the window gives several starts."""
         file = str(self.root / record.file)
+        if record.end_s is not None:
+            return self._cut(file, partial(self._window_of, file), record.start_s or 0.0, record.end_s, rng)
+        with open_clip(file) as opened:
+            return self._cut(file, partial(self._read_window, opened.read), 0.0, opened.duration_s, rng)
+
+    def _cut(
+        self, file: str, window_of: Callable[[float], Clip], start_s: float, end_s: float, rng: np.random.Generator
+    ) -> Clip | list[Clip]:
         wanted = self.clip.duration_s
-        if record.end_s is None:
-            start_s, end_s = 0.0, probe(file).duration_s
-        else:
-            start_s, end_s = record.start_s or 0.0, record.end_s
         if end_s - start_s < wanted - TOLERANCE_S:
             raise ClipError(file, 'too short', f'{end_s - start_s:.2f} s, wanted {wanted:g} s')
         starts_s = self.window(start_s, max(start_s, end_s - wanted), rng)
         if not isinstance(starts_s, list):
-            return self._transformed(self._window_of(file, starts_s), rng)
+            return self._transformed(window_of(starts_s), rng)
         if any(later - start < 1 / self.clip.fps - 1e-6 for start, later in pairwise(starts_s)):
             raise ClipError(file, 'too short', f'{end_s - start_s:.2f} s for {len(starts_s)} windows of {wanted:g} s')
-        return self._same_choices([self._window_of(file, start) for start in starts_s], rng)
+        return self._same_choices([window_of(start) for start in starts_s], rng)
 
     def _window_of(self, file: str, start_s: float) -> Clip:
+        return self._read_window(partial(read_clip, file), start_s)
+
+    def _read_window(self, read: Callable[..., Clip], start_s: float) -> Clip:
         form = self.clip
-        return read_clip(file, start_s, form.duration_s, form.fps, form.size, form.sample_rate, form.backend)
+        return read(start_s, form.duration_s, form.fps, form.size, form.sample_rate, form.backend)
 
     def _transformed(self, clip: Clip, rng: np.random.Generator) -> Clip:
         for transform in self.transforms:

@@ -47,7 +47,7 @@ def read_pictures(
             if stream is None:
                 raise ClipError(os.fspath(file), 'no video track')
             frames = BACKENDS[form.backend](container, stream, wanted, form.size)
-        clip = Clip(torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(), torch.zeros(1))
+        clip = Clip(torch.from_numpy(frames).contiguous(), torch.zeros(1))
         for transform in transforms:
             clip = transform(clip, np.random.default_rng(0))
         height, width = clip.video.shape[-2:]

@@ -1,6 +1,7 @@
 """Data sets find their clips, say how many, replace or mark bad ones, and name what is missing."""
 
 import json
+import math
 import re
 import shutil
 
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from gmscavp.datasets import CentreCrop, CentreWindow, ClipFormat, Impacts, VGGSound, VideoFolder, base, vggsound
+from gmscavp.datasets.decoding import media
 from gmscavp.datasets.encoding import write_clip
 from gmscavp.datasets.impacts_render import render_impacts
 from gmscavp.datasets.vggsound import read_vggsound_csv
@@ -166,6 +168,26 @@ def test_a_folder_of_bad_clips_ends_with_a_sentence(folder):
         (root / f'{i}.mp4').write_text('no film')
     with pytest.raises(UserError, match=r'20 clips in a row could not be read'):
         VideoFolder(str(root), **COMMON, test_share=0.0)[0]
+
+
+def test_a_file_is_opened_once(folder, monkeypatch):
+    data = VideoFolder(str(folder('a.mp4')), **COMMON, split='train', test_share=0.0)
+    opened = []
+    monkeypatch.setattr(
+        media, 'open_container', lambda name, open_it=media.open_container: opened.append(name) or open_it(name)
+    )
+    assert data.manifest[0].end_s is None
+    assert data[0]['valid']
+    assert len(opened) == 1
+
+
+def test_a_mistake_in_a_transform_is_no_bad_clip(folder):
+    data = VideoFolder(str(folder('a.mp4')), **COMMON, split='train', test_share=0.0)
+    for place in ('window', 'transforms'):
+        mistaken = VideoFolder(str(data.root), **COMMON, split='train', test_share=0.0)
+        setattr(mistaken, place, [math.sqrt] if place == 'transforms' else math.sqrt)
+        with pytest.raises(TypeError):
+            mistaken[0]
 
 
 def test_short_clips_are_a_named_failure(folder):

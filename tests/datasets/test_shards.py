@@ -31,10 +31,11 @@ from gmscavp.datasets import (
     Shards,
     ShardShuffle,
     read_clip,
+    samplers,
     write_shards,
 )
 from gmscavp.datasets.encoding import write_clip
-from gmscavp.datasets.shards import finding, index, sampling, writing
+from gmscavp.datasets.shards import finding, index, writing
 from gmscavp.datasets.shards.dataset import window_frames
 from gmscavp.datasets.shards.index import build_index, index_file, load_index
 from gmscavp.datasets.shards.members import key_of
@@ -263,7 +264,7 @@ def test_every_clip_once_an_epoch_over_all_ranks(uneven):
 @pytest.mark.parametrize(('uneven', 'words'), [('drop', '2 are left out'), ('pad', '1 are given twice')])
 def test_an_uneven_share_is_said_once(monkeypatch, uneven, words):
     kept: list[str] = []
-    monkeypatch.setattr(sampling, 'print_log', lambda text, **_: kept.append(text))
+    monkeypatch.setattr(samplers, 'print_log', lambda text, **_: kept.append(text))
     for ranks in (3, 4):
         for rank in range(ranks):
             ShardShuffle(SimpleNamespace(shard_starts=[0, 3, 8]), uneven=uneven, rank=rank, ranks=ranks)

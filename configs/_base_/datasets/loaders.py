@@ -2,6 +2,7 @@
 
 from mmengine.dataset import DefaultSampler
 
+from gmscavp.datasets import StreamShuffle
 from gmscavp.evaluation.metrics import RetrievalMetric
 
 num_workers = 2
@@ -12,7 +13,7 @@ train_dataloader = dict(
     # Every rank must bring the same number of clips to the gather.
     drop_last=True,
     collate_fn=dict(type='default_collate'),
-    sampler=dict(type=DefaultSampler, shuffle=True),
+    sampler=dict(type=StreamShuffle),
 )
 val_dataloader = dict(
     num_workers=num_workers,

@@ -18,7 +18,7 @@ train_clip = dict(duration_s=4.0, fps=4, size=80, sample_rate=16000)
 test_clip = dict(duration_s=4.0, fps=4, size=64, sample_rate=16000)
 dataset = dict(type=Shards, data_root=data_root)
 
-# Almost in the order of the files, which disks over a network need; DefaultSampler works as well.
+# Almost in the order of the files, which disks over a network need; StreamShuffle works as well.
 train_dataloader['sampler'] = dict(type=ShardShuffle, window=2048)
 train_dataloader.update(
     batch_size=batch_size,

@@ -2,7 +2,9 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,7 +18,9 @@ from gmscavp.datasets.decoding.media import (
     MAX_SIDE,
     TOLERANCE_S,
     both_tracks,
-    open_media,
+    clip_errors,
+    length_s,
+    opened,
     origin_s,
     track_end_s,
     track_start_s,
@@ -55,15 +59,54 @@ def read_clip(
     ClipError for what the file cannot give, UserError for arguments that no file could meet.
     """
     _demand_sense(start_s, duration_s, fps, size, sample_rate, backend)
-    with open_media(file) as container:
-        video, audio = both_tracks(container)
-        first_s = origin_s([video, audio]) + start_s
-        _demand_window(container, (video, audio), first_s, first_s + duration_s)
-        # Sound first: it needs a container newly opened, and tells early that a file is truncated.
-        wave = read_audio(container, audio, first_s, duration_s, sample_rate)
-        times_s = first_s + (np.arange(round(duration_s * fps)) + 0.5) / fps
-        frames = BACKENDS[backend](container, video, times_s, size)
-    return Clip(torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(), wave, start_s)
+    with open_clip(file) as clip:
+        return clip.read(start_s, duration_s, fps, size, sample_rate, backend)
+
+
+class OpenClip:
+    """A file with both tracks, open. Made by open_clip."""
+
+    def __init__(self, container: InputContainer) -> None:
+        self._container: InputContainer | None = container
+        self._file = container.name
+        with clip_errors(self._file):
+            self._tracks = both_tracks(container)
+
+    @cached_property
+    def duration_s(self) -> float:
+        """Seconds from the file's start for which both tracks last, as `probe` tells; to be asked before reading."""
+        assert self._container is not None
+        with clip_errors(self._file):
+            return length_s(self._container, list(self._tracks))
+
+    def read(
+        self, start_s: float, duration_s: float, fps: float, size: Size, sample_rate: int, backend: str = 'decord'
+    ) -> Clip:
+        """As read_clip. The first window costs no further opening of the file."""
+        _demand_sense(start_s, duration_s, fps, size, sample_rate, backend)
+        # Sound needs a container newly opened.
+        container, self._container = self._container, None
+        if container is None:
+            return read_clip(self._file, start_s, duration_s, fps, size, sample_rate, backend)
+        with clip_errors(self._file):
+            video, audio = self._tracks
+            first_s = origin_s([video, audio]) + start_s
+            _demand_window(container, (video, audio), first_s, first_s + duration_s)
+            # Sound first, which also tells early that a file is truncated.
+            wave = read_audio(container, audio, first_s, duration_s, sample_rate)
+            times_s = first_s + (np.arange(round(duration_s * fps)) + 0.5) / fps
+            frames = BACKENDS[backend](container, video, times_s, size)
+        return Clip(torch.from_numpy(frames).contiguous(), wave, start_s)
+
+
+@contextmanager
+def open_clip(file: str | os.PathLike[str]) -> Iterator[OpenClip]:
+    """Open a file to ask how long it is and to read a window of it. ClipError for what the file cannot give.
+
+    Errors of the block itself stay what they are.
+    """
+    with opened(file) as container:
+        yield OpenClip(container)
 
 
 def _demand_window(

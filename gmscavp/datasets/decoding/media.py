@@ -83,11 +83,8 @@ def probe(file: str | os.PathLike[str]) -> MediaInfo:
             raise ClipError(os.fspath(file), 'not a media file', 'neither pictures nor sound in it')
         rotation = 0 if video is None else first_rotation(container, video)
         width, height = (0, 0) if video is None else shown_size(video, rotation)
-        ends = [track_end_s(container, track) for track in tracks]
-        if None in ends:
-            ends = [_last_packet_end_s(file, track.index) for track in tracks]
         return MediaInfo(
-            duration_s=max(0.0, min(end for end in ends if end is not None) - origin_s(tracks)),
+            duration_s=length_s(container, tracks),
             fps=0.0 if video is None else float(video.average_rate or video.guessed_rate or 0),
             width=width,
             height=height,
@@ -102,6 +99,12 @@ def probe(file: str | os.PathLike[str]) -> MediaInfo:
 @contextmanager
 def open_media(file: str | os.PathLike[str]) -> Iterator[InputContainer]:
     """Open a file for reading; whatever goes wrong with it, also inside the block, is a ClipError."""
+    with opened(file) as container, clip_errors(container.name):
+        yield container
+
+
+def opened(file: str | os.PathLike[str]) -> InputContainer:
+    """A file opened for reading, to be closed; what goes wrong with opening it is a ClipError."""
     name = os.fspath(file)
     if not os.path.isfile(name):
         detail = 'it is a folder' if os.path.isdir(name) else ''
@@ -109,22 +112,26 @@ def open_media(file: str | os.PathLike[str]) -> Iterator[InputContainer]:
     if os.path.getsize(name) == 0:
         raise ClipError(name, 'empty file')
     try:
-        container = open_container(name)
+        return open_container(name)
     except PermissionError as error:
         raise ClipError(name, 'missing file', 'no permission to read it') from error
     except Exception as error:
         cause = 'damaged' if _looks_like_media(name) else 'not a media file'
         raise ClipError(name, cause, _in_words(error)) from error
-    with container:
-        try:
-            yield container
-        except UserError:
-            raise
-        except (av.error.DecoderNotFoundError, av.error.PatchWelcomeError) as error:
-            raise ClipError(name, 'unsupported', _in_words(error)) from error
-        # The decoding libraries raise many types on hostile data, and a training run must outlive them all.
-        except Exception as error:
-            raise ClipError(name, 'damaged', _in_words(error)) from error
+
+
+@contextmanager
+def clip_errors(name: str) -> Iterator[None]:
+    """Whatever goes wrong inside the block is a ClipError for this file: nothing but reading it belongs there."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (av.error.DecoderNotFoundError, av.error.PatchWelcomeError) as error:
+        raise ClipError(name, 'unsupported', _in_words(error)) from error
+    # The decoding libraries raise many types on hostile data, and a training run must outlive them all.
+    except Exception as error:
+        raise ClipError(name, 'damaged', _in_words(error)) from error
 
 
 def open_container(file: str) -> InputContainer:
@@ -192,6 +199,14 @@ def track_end_s(container: InputContainer, stream: Track) -> float | None:
     if container.duration is not None:
         return float(Fraction((container.start_time or 0) + container.duration, av.time_base))
     return None
+
+
+def length_s(container: InputContainer, tracks: list[Track]) -> float:
+    """Seconds from the start of the first of these tracks for which all of them last."""
+    ends = [track_end_s(container, track) for track in tracks]
+    if None in ends:
+        ends = [_last_packet_end_s(container.name, track.index) for track in tracks]
+    return max(0.0, min(end for end in ends if end is not None) - origin_s(tracks))
 
 
 def origin_s(streams: list[Track]) -> float:
@@ -267,9 +282,9 @@ def _demand_decoder(container: InputContainer, stream: Track) -> None:
         raise ClipError(container.name, 'unsupported', f'no decoder for its {stream.type}')
 
 
-def _last_packet_end_s(file: str | os.PathLike[str], index: int) -> float:
+def _last_packet_end_s(file: str, index: int) -> float:
     # Files recorded live have no length in their header.
-    with open_container(os.fspath(file)) as container:
+    with open_container(file) as container:
         packets: Iterator[Packet] = container.demux(container.streams[index])
         ends = [
             (packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets if packet.pts is not None

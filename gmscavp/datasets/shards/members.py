@@ -92,21 +92,25 @@ def block_crcs(content: bytes, block: int) -> list[int]:
     return [zlib.crc32(content[first : first + block]) for first in range(0, len(content), block)]
 
 
-def read_jpeg(content: bytes, size: tuple[int, int], stored: tuple[int, int]) -> np.ndarray | None:
-    """A JPEG of `stored` (H, W) as (3, H, W) uint8 RGB of `size`; None when it cannot be decoded."""
+def read_jpeg(content: bytes, size: tuple[int, int], stored: tuple[int, int], into: np.ndarray) -> bool:
+    """Paint a JPEG of `stored` (H, W) into (3, H, W) uint8 RGB of `size`; whether it could be decoded."""
     shrink = min(stored[0] / size[0], stored[1] / size[1])
     flag = next((flag for factor, flag in _REDUCED if factor <= shrink), cv2.IMREAD_COLOR)
     try:
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
-        return None
+        return False
     if picture is None:
-        return None
+        return False
     if picture.shape[:2] != size:
         filtering = cv2.INTER_AREA if shrink >= 1 else cv2.INTER_LINEAR
         picture = cv2.resize(picture, (size[1], size[0]), interpolation=filtering)
-    blue, green, red = cv2.split(picture)
-    return np.stack([red, green, blue])
+    # Written in place: through arrays of their own the planes take a quarter of the time of decoding.
+    planes = [into[2], into[1], into[0]]
+    for plane, made in zip(planes, cv2.split(picture, planes), strict=True):
+        if not np.may_share_memory(plane, made):
+            plane[...] = made
+    return True
 
 
 # Decoding at a fraction of the size costs a third less, and more where little is left.

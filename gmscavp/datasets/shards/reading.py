@@ -94,10 +94,8 @@ class ClipReader:
         for slot, (number, jpeg) in enumerate(zip(numbers, self._jpegs(place, numbers), strict=True)):
             if crc32(jpeg) != place.frame_crc[number]:
                 raise ClipError(self.file, 'damaged', f'frame {number} does not have its checksum')
-            picture = read_jpeg(jpeg, (height, width), (place.height, place.width))
-            if picture is None:
+            if not read_jpeg(jpeg, (height, width), (place.height, place.width), frames[slot]):
                 raise ClipError(self.file, 'damaged', f'frame {number} cannot be decoded')
-            frames[slot] = picture
         return frames
 
     def audio(self, place: Place, first: int, count: int) -> np.ndarray:

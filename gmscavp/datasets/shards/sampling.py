@@ -1,17 +1,16 @@
 """An order of shards' clips that is random and yet reads the shards almost in sequence."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from mmengine.logging import print_log
 from torch.utils.data import Sampler
 
+from gmscavp.datasets.samplers import steps_of_rank
 from gmscavp.distributed import world
-from gmscavp.errors import UserError, near_names
+from gmscavp.errors import UserError
 from gmscavp.registry import DATA_SAMPLERS
-
-UNEVEN = ('drop', 'pad')
 
 
 @DATA_SAMPLERS.register_module()
@@ -38,54 +37,56 @@ class ShardShuffle(Sampler[int]):
             raise UserError(
                 f'ShardShuffle orders the clips of Shards, not of {type(dataset).__name__}; set the sampler.'
             )
-        if uneven not in UNEVEN:
-            raise UserError(f'uneven: {uneven!r} is none of {", ".join(UNEVEN)}.{near_names(str(uneven), UNEVEN)}')
         if window < 1:
             raise UserError(f'window: {window} is no number of clips; 1 reads in the order of the shards.')
         self.starts = np.asarray(dataset.shard_starts)
         self.seed = 0 if seed is None else seed
-        self.window, self.uneven, self.epoch = window, uneven, 0
+        self.window, self.epoch = window, 0
         self.rank, self.ranks = (world()[0] if rank is None else rank), (world()[1] if ranks is None else ranks)
-        clips = int(self.starts[-1])
-        left = clips % self.ranks
-        if uneven == 'drop' and clips < self.ranks:
-            raise UserError(f'{clips} clips cannot be shared out among {self.ranks} ranks; use fewer.')
-        if left and self.rank == 0:
-            done = f'{left} are left out' if uneven == 'drop' else f'{self.ranks - left} are given twice'
-            print_log(f'ShardShuffle: of {clips:,} clips {done} every epoch, for {self.ranks} ranks', logger='current')
+        self.steps = steps_of_rank(type(self).__name__, int(self.starts[-1]), uneven, self.rank, self.ranks)
 
     def __len__(self) -> int:
-        clips = int(self.starts[-1])
-        return clips // self.ranks if self.uneven == 'drop' else -(-clips // self.ranks)
+        return self.steps
 
     def __iter__(self) -> Iterator[int]:
-        order = shard_order(self.starts, np.random.default_rng((self.seed, self.epoch)))
-        own = rank_share(order, self.rank, self.ranks, len(self))
-        shuffled = shuffle_in_windows(own, self.window, np.random.default_rng((self.seed, self.epoch, self.rank + 1)))
+        order = ShardOrder(self.starts, np.random.default_rng((self.seed, self.epoch)))
+        begin, end = rank_share(len(order), self.rank, self.ranks, self.steps)
+        return self._rows(order, begin, end, np.random.default_rng((self.seed, self.epoch, self.rank + 1)))
+
+    def _rows(self, order: 'ShardOrder', begin: int, end: int, rng: np.random.Generator) -> Iterator[int]:
+        # The borders of windows differ from epoch to epoch.
+        borders = range(begin + int(rng.integers(self.window)), end, self.window)
+        for first, last in pairwise([begin, *borders, end]):
+            yield from rng.permutation(order.rows(first, last)).tolist()
         # A clip given twice comes last, where MMEngine's collection over ranks cuts the surplus off.
-        again = order[: len(self) - len(own)]
-        return iter([*shuffled.tolist(), *again.tolist()])
+        yield from order.rows(0, self.steps - (end - begin)).tolist()
 
     def set_epoch(self, epoch: int) -> None:
         """Draw another order; MMEngine's DistSamplerSeedHook calls it at the start of every epoch."""
         self.epoch = epoch
 
 
-def shard_order(starts: Sequence[int] | np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(K + 1,) first rows of shards and the number of all rows -> (N,) all rows, shards in random order."""
-    shards = rng.permutation(len(starts) - 1)
-    return np.concatenate([np.arange(starts[shard], starts[shard + 1]) for shard in shards])
+class ShardOrder:
+    """All rows, shards in random order; computed on demand from (K + 1,) first rows of shards and the number of all."""
+
+    def __init__(self, starts: np.ndarray, rng: np.random.Generator) -> None:
+        self._shards = rng.permutation(len(starts) - 1)
+        self._starts = starts
+        self._ends = np.cumsum(np.diff(starts)[self._shards])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """(last - first,) rows at these places of the order."""
+        places = np.arange(first, last)
+        turns = np.searchsorted(self._ends, places, 'right')
+        # Counted back from where the next shard begins.
+        return self._starts[self._shards[turns] + 1] - (self._ends[turns] - places)
 
 
-def rank_share(order: np.ndarray, rank: int, ranks: int, steps: int) -> np.ndarray:
-    """The stretch of (N,) rows that is a rank's: `steps` rows, or one less for the last ranks where N does not suffice."""
-    short = max(ranks * steps - len(order), 0)
+def rank_share(clips: int, rank: int, ranks: int, steps: int) -> tuple[int, int]:
+    """The stretch of clips, begin and end, that is a rank's: `steps`, or one less for the last ranks where they run out."""
+    short = max(ranks * steps - clips, 0)
     begin = rank * steps - max(rank - (ranks - short), 0)
-    return order[begin : begin + steps - (rank >= ranks - short)]
-
-
-def shuffle_in_windows(rows: np.ndarray, window: int, rng: np.random.Generator) -> np.ndarray:
-    """(N,) rows in random order within stretches of `window`, whose borders differ from call to call."""
-    first = int(rng.integers(window))
-    parts = np.split(rows, np.arange(first, len(rows), window))
-    return np.concatenate([rng.permutation(part) for part in parts])
+    return begin, begin + steps - (rank >= ranks - short)
