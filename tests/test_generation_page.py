@@ -88,7 +88,10 @@ def test_figures_of_nothing_are_dashes():
 
 def test_a_page_of_one_table_holds_no_other():
     text = page.page({'v2a': found()}, (), 'command', replace(ASKED, tables=('samplers',)))
-    assert [line for line in text.splitlines() if line.startswith('## ')] == ['## Samplers', '## How the figures were got']
+    assert [line for line in text.splitlines() if line.startswith('## ')] == [
+        '## Samplers',
+        '## How the figures were got',
+    ]
 
 
 def test_samplers_are_compared_at_25_and_100_evaluations_of_the_same_grid():
