@@ -47,7 +47,7 @@ BUDGETS = {
         64,
         32,
         (1, 2),
-        (5, 25, 100),
+        (5, 10, 25, 50, 100),
         ('trailing',),
         # In the order of _CONFIGS.
         dict(zip(_CONFIGS, (6, 4, 4, 10, 4, 6, 5, 5, 4), strict=True)),
