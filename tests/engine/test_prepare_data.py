@@ -18,7 +18,7 @@ from tests.media import moving, sine, write_media
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'prepare_data.py'
-CLIPS = 160
+CLIPS = 320
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +179,7 @@ def test_ctrl_c_and_the_same_command_again(tool, folder, tmp_path):
     environment = os.environ | {'OMP_NUM_THREADS': '1'}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while first.poll() is None and not (journal.exists() and journal.read_bytes().count(b'\n') > 3):
-        time.sleep(0.02)
+        time.sleep(0.005)
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=200)
     assert first.returncode == 130, said
