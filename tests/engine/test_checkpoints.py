@@ -48,6 +48,7 @@ def runner(folder, epochs=2, **checkpoint):
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         default_hooks=dict(checkpoint=dict(type=SafeCheckpointHook, interval=1, **checkpoint)),
         experiment_name=f'{folder.name}{time.monotonic_ns()}',
+        default_scope='gmscavp',
     )
 
 
