@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 import torch
+from measuring import exponent, markdown
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import track
@@ -175,10 +176,8 @@ def series(found: Found, way: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def exponents(found: Found, way: str) -> tuple[float, float]:
     """By which power of B seconds and bytes grow: slopes of a line through the logarithms; nan from one size."""
     clips, *columns = series(found, way)
-    if len(clips) < 2:
-        return math.nan, math.nan
-    time_slope, memory_slope = (np.polyfit(np.log(clips), np.log(np.maximum(y, 1e-9)), 1)[0] for y in columns)
-    return float(time_slope), float(memory_slope)
+    time_slope, memory_slope = (exponent(clips, np.maximum(y, 1e-9)) for y in columns)
+    return time_slope, memory_slope
 
 
 def expected_extra(found: Found, way: str, clips: int, scales: int) -> float:
@@ -234,8 +233,7 @@ def page_of(found: Found, scales: int, settings: Mapping[str, object]) -> str:
     lines = ['# The contrastive loss at scale', '']
     about = 'Forward and backward of the semantic term of `MultiScaleInfoNCE`, float32; extra memory is that above the'
     lines += [f'`python benchmarks/contrastive_loss.py`: {shown}. {about} tokens, their gradient included.', '']
-    lines += [f'| {" | ".join(HEADINGS)} |', f'|{" --- |" * len(HEADINGS)}']
-    lines += [f'| {" | ".join(row)} |' for row in rows_of(found)]
+    lines += markdown(HEADINGS, list(rows_of(found)))
     lines += ['', *(f'- {sentence}' for sentence in growth(found) + verdict(found, scales))]
     lines += ['', 'Which setting to use when: [docs/large_batches.md](../large_batches.md).', '']
     return '\n'.join(lines)

@@ -41,7 +41,8 @@ from data_sources import (
     rewrite_clips,
     shards_of,
 )
-from data_workers import BATCH, BLOCKS, exponent, loading_rates, slope, soak
+from data_workers import BATCH, BLOCKS, growth, loading_rates, slope, soak
+from measuring import markdown
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import track
@@ -49,6 +50,7 @@ from rich.table import Table
 from torch.utils.data import default_collate
 
 from gmscavp.datasets import probe
+from gmscavp.datasets.preparing.pool import cores
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.facts import machine_facts
 from gmscavp.errors import UserError
@@ -219,7 +221,7 @@ def page_of(about: str, tables: Sequence[tuple[str, Sequence[str], Cells]]) -> s
     command = ' '.join(['python benchmarks/data.py', *(Path(word).name for word in sys.argv[1:])])
     lines = ['# Reading clips', '', f'`{command}`: {about}', '', f'{facts}; load {load}.', '']
     for text, headings, cells in tables:
-        lines += [text, '', *(f'| {" | ".join(line)} |' for line in (headings, ['---'] * len(headings), *cells)), '']
+        lines += [text, '', *markdown(headings, cells), '']
     return '\n'.join(lines)
 
 
@@ -244,7 +246,7 @@ def main() -> None:
     workers = args.workers or [count for count in (0, 1, 2, 4) if count <= cores()]
     rewritten = clips_of(small, windows, 'pyav')
     rates = loading_rates(rewritten, workers, 8 if args.smoke else 96, args.repeats)
-    tables.append(shown(f'{WORKERS} Exponent: {exponent(rates):.2f}.', WORKER_HEADINGS, worker_cells(rates)))
+    tables.append(shown(f'{WORKERS} Exponent: {growth(rates):.2f}.', WORKER_HEADINGS, worker_cells(rates)))
     memory = {'rewritten': soak(rewritten, args.soak, min(2, cores())), 'shards': soak(shards, args.soak, 1)}
     tables.append(shown(SOAK, SOAK_HEADINGS, soak_cells(memory)))
     if not args.smoke:
@@ -260,11 +262,6 @@ def windows_of(folder: Path, names: Sequence[str], args: argparse.Namespace) -> 
         for name in names
         for start in np.linspace(0, probe(folder / name).duration_s - args.duration_s, args.windows + 2)[1:-1]
     ]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def shown(text: str, headings: Sequence[str], cells: Cells) -> tuple[str, Sequence[str], Cells]:

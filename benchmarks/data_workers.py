@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import exponent
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
@@ -61,12 +62,10 @@ def loading_rates(data: Any, workers: Sequence[int], clips: int, repeats: int) -
     return rates
 
 
-def exponent(rates: dict[int, list[float]]) -> float:
+def growth(rates: dict[int, list[float]]) -> float:
     """b of rate = a * workers^b, by least squares over logarithms; nan for fewer than two numbers of workers."""
     known = {count: statistics.median(values) for count, values in rates.items() if count}
-    if len(known) < 2:
-        return float('nan')
-    return float(np.polyfit(np.log(list(known)), np.log(list(known.values())), 1)[0])
+    return exponent(list(known), list(known.values()))
 
 
 def soak(data: Any, clips: int, workers: int) -> dict[int, list[int]]:

@@ -1,17 +1,14 @@
-"""What benchmarks of cost share: repeats in turn, medians and spreads, how cost grows, what was measured on, tables."""
+"""What benchmarks of cost share: repeats in turn, medians and spreads, how cost grows, tables."""
 
-import os
-import platform
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-
-from gmscavp import __version__
+from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -52,18 +49,14 @@ def timed(ways: Mapping[str, Callable[[], object]], repeats: int, device: str = 
     return {name: Timing(tuple(seconds)) for name, seconds in found.items()}
 
 
-def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """How cost grows with size: the slope of log cost over log size by least squares; 1 is in proportion."""
+def exponent(sizes: ArrayLike, costs: ArrayLike) -> float:
+    """How cost grows with size: the slope of log cost over log size by least squares; 1 is in proportion.
+
+    nan for fewer than two sizes.
+    """
+    if np.size(sizes) < 2:
+        return math.nan
     return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
-
-
-def machine(device: str = 'cpu') -> str:
-    """What was measured on, in a line."""
-    what = torch.cuda.get_device_name() if device == 'cuda' else f'CPU {_processor()}'
-    return (
-        f'{what}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()}, Python '
-        f'{platform.python_version()}, torch {torch.__version__}, gmscavp {__version__}'
-    )
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -74,11 +67,3 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
 def _wait(device: str) -> None:
     if device == 'cuda':
         torch.cuda.synchronize()
-
-
-def _processor() -> str:
-    """Its name, where the system tells it."""
-    facts = Path('/proc/cpuinfo')
-    lines = facts.read_text().splitlines() if facts.is_file() else []
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -17,11 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch
-from measuring import exponent, machine, markdown, timed
+from measuring import exponent, markdown, timed
 from rich.progress import track
 
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import load_config
+from gmscavp.engine.facts import machine_facts
 from gmscavp.errors import UserError
 from gmscavp.models.denoisers.base import LatentDenoiser
 from gmscavp.models.sampling import Sampling
@@ -158,7 +159,7 @@ def main() -> None:
         f'`python benchmarks/sampling.py`: sound from video by the networks of configs/{CONFIG.name}, guidance 3 (two '
         f'passes an evaluation), the log-mel without vocoder. Medians of {args.repeats} repeats, ± half the distance '
         f'between the quartiles; seconds of {"the processor" if args.device == "cpu" else "the clock"}. '
-        f'{machine(args.device)}.',
+        f'{", ".join(" ".join(fact) for fact in machine_facts().items())}; threads {args.threads}.',
         '',
         f'## By sampler: seconds a second of sound (evaluations), a clip of {CLIP_S:g} s',
         '',

@@ -29,10 +29,10 @@ def put_in_place(part: Path, file: Path) -> None:
 
     Until then it stands for what it stood for before. OSError: the disk does not take it.
     """
-    _to_disk(part, os.O_RDONLY)
+    _to_disk(part)
     part.replace(file)
     # The name is kept in the folder.
-    _to_disk(file.parent, os.O_RDONLY)
+    _to_disk(file.parent)
 
 
 def is_whole(file: Path) -> bool:
@@ -97,9 +97,9 @@ class SafeCheckpointHook(CheckpointHook):
         self.file_backend.settle()
 
 
-def _to_disk(path: Path, flags: int) -> None:
+def _to_disk(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk itself."""
-    descriptor = os.open(path, flags)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -194,7 +194,9 @@ class CrossModalGenerator(BaseModel):
         """The clean signal that the network sees in x under one window, with the guidance that was asked for."""
         condition = self.encode(signal)
         nothing = torch.zeros(len(signal), dtype=torch.bool, device=signal.device)
-        known, null = (self.denoiser.remember(condition, keep) for keep in (None, nothing))
+        known = self.denoiser.remember(condition)
+        # Without guidance the null condition is never asked.
+        null = known if settings.guidance == 1 else self.denoiser.remember(condition, nothing)
 
         def denoise(given: tuple[Any, Tensor | None], x: Tensor, t: Tensor) -> Tensor:
             times = t.expand(len(x))
