@@ -5,23 +5,23 @@ import copy
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from mmengine.config import Config
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import add_config_options, load_config
+from gmscavp.engine.planning.clips import blank_batch, clip_shape
 from gmscavp.errors import UserError
 from gmscavp.registry import BACKBONES, MODELS
 
@@ -82,7 +82,8 @@ def main() -> None:
 def model_report(args: argparse.Namespace) -> dict[str, Any]:
     """Count the model of a config and print its table."""
     config = load_config(args.config, args.cfg_options)
-    blank = blank_batch(config, args.batch)
+    # One window a clip, as in evaluation.
+    blank = blank_batch(clip_shape(config)._replace(segments=1), args.batch)
     if not config.get('model') or 'data_preprocessor' not in config.model:
         raise UserError(f'config {args.config} has no model with a data_preprocessor; give one that trains a model.')
     model = MODELS.build(config.model).eval()
@@ -117,29 +118,6 @@ def backbones_report(batch: int) -> dict[str, Any]:
 def said(shapes: Mapping[str, list[int]]) -> str:
     """'video 1 x 3 x 16 x 64 x 64, mel 1 x 1 x 256 x 64'."""
     return ', '.join(f'{name} {" x ".join(map(str, shape))}' for name, shape in shapes.items())
-
-
-def blank_batch(config: Config, clips: int) -> dict[str, Tensor]:
-    """A batch as the training loader gives it, without a file being read: black and silent."""
-    dataset = next(with_clip(config.get('train_dataloader', {})), None)
-    if dataset is None:
-        raise UserError('the config has no train_dataloader with a dataset.clip that says how large a clip is.')
-    clip = dataset['clip']
-    size = next((t['size'] for t in reversed(dataset.get('transforms', ())) if 'size' in t), clip['size'])
-    height, width = (size, size) if isinstance(size, int) else size
-    frames, samples = round(clip['duration_s'] * clip['fps']), round(clip['duration_s'] * clip['sample_rate'])
-    return {
-        'video': torch.zeros(clips, frames, 3, height, width, dtype=torch.uint8),
-        'audio': torch.zeros(clips, samples),
-    }
-
-
-def with_clip(settings: Any) -> Iterator[Mapping[str, Any]]:
-    """The dictionaries of a config that say what a clip looks like, data sets within others too."""
-    if isinstance(settings, dict) and isinstance(settings.get('clip'), dict):
-        yield settings
-    for value in settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ():
-        yield from with_clip(value)
 
 
 def parts_of(model: nn.Module, batch: Any, forward: Callable[[nn.Module, Any], Any]) -> list[Part]:
