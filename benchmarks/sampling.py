@@ -1,14 +1,15 @@
 """What generating costs, in seconds a second of sound: python benchmarks/sampling.py
 
 Sound from video by the networks of configs/v2a_impacts.py, untrained: weights do not change what they cost. Three tables:
-by sampler and steps; what it saves to work out once what a condition is at every step, and what a batch saves; and how
-cost and memory grow with the length of the video. Writes docs/results/sampling.md.
+by sampler and steps; what it saves to work out once what a condition is at every step, to compile the denoiser, and to
+make several clips at once; and how cost and memory grow with the length of the video. Writes docs/results/sampling.md.
 """
 
 import argparse
+import copy
 import multiprocessing
-import resource
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch
-from measuring import exponent, markdown, timed
+from measuring import exponent, extra_memory, give_memory_back, markdown, timed
 from rich.progress import track
 
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import load_config
 from gmscavp.engine.facts import machine_facts
 from gmscavp.errors import UserError
+from gmscavp.inference.compiling import compile_denoiser, cxx_compiler
 from gmscavp.models.denoisers.base import LatentDenoiser
 from gmscavp.models.sampling import Sampling
 from gmscavp.registry import MODELS, SAMPLERS
@@ -31,6 +33,8 @@ from gmscavp.registry import MODELS, SAMPLERS
 CONFIG = ROOT / 'configs/v2a_impacts.py'
 SOLVERS = ('Euler', 'DDIM', 'EulerAncestral', 'Heun', 'Midpoint', 'DPMSolver2M')
 FRAME_RATE, CLIP_S = 16, 4.0
+# Log-mels are from 0 to 1.
+TOLERANCE = 1e-4
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--steps', nargs='+', type=int, default=[5, 10, 25, 50])
     parser.add_argument('--lengths', nargs='+', type=float, default=[4, 8, 16, 32, 64], help='seconds of video')
     parser.add_argument('--batches', nargs='+', type=int, default=[1, 4, 16])
-    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
     parser.add_argument('--smoke', action='store_true', help='the least of everything: only whether it runs')
@@ -51,7 +55,12 @@ def generator(device: str) -> Any:
     """The config's model, at random."""
     MODELS.import_from_location()
     torch.manual_seed(0)
-    return MODELS.build(load_config(CONFIG).model).eval().to(device)
+    model = MODELS.build(load_config(CONFIG).model).eval().to(device)
+    # Layers that start at zero would hide what differs between ways.
+    for weight in model.denoiser.parameters():
+        if weight.dim() > 1 and not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+    return model
 
 
 def silent_video(seconds: float, clips: int, device: str) -> torch.Tensor:
@@ -90,32 +99,62 @@ class Forgetful(LatentDenoiser):
         return self.denoiser(*signal_and_condition)
 
 
-def by_batch(model: Any, args: argparse.Namespace) -> list[str]:
-    """Seconds a second of sound with and without what is remembered of a condition."""
-    settings, rows = Sampling(steps=args.steps[0], guidance=3.0), []
-    denoisers = {'plain': Forgetful(model.denoiser), 'remembered': model.denoiser}
+def ways_of(model: Any, smoke: bool) -> dict[str, Any]:
+    """The same denoiser in every way; compiled only where it can be, in a smoke test without making machine code."""
+    ways = {'plain': Forgetful(model.denoiser), 'remembered': model.denoiser}
+    device = next(model.parameters()).device
+    if smoke or device.type != 'cpu' or cxx_compiler():
+        ways['compiled'] = copy.deepcopy(model.denoiser)
+        if smoke:
+            ways['compiled'].compile_steps('eager')
+        else:
+            model.denoiser = ways['compiled']
+            compile_denoiser(model, device)
+    return ways
 
-    def run(name: str, video: torch.Tensor) -> None:
+
+def by_batch(model: Any, args: argparse.Namespace) -> list[str]:
+    """Seconds a second of sound: nothing remembered of a condition, remembered, and compiled too."""
+    settings, denoisers, rows, apart = Sampling(steps=args.steps[0], guidance=3.0), ways_of(model, args.smoke), [], 0.0
+
+    def run(name: str, video: torch.Tensor) -> torch.Tensor:
         model.denoiser = denoisers[name]
-        model.generate(video, settings)
+        return model.generate(video, settings)
 
     for clips in track(args.batches, description='batches'):
         video = silent_video(CLIP_S, clips, args.device)
+        started = time.perf_counter()
+        made = {name: run(name, video) for name in reversed(denoisers)}
+        first_s = time.perf_counter() - started
+        apart = max(apart, *((made[name] - made['plain']).abs().max().item() for name in denoisers))
+        if not apart <= TOLERANCE:
+            raise RuntimeError(f'the ways make sounds that are {apart:.2g} apart, more than {TOLERANCE:g}.')
         found = timed({name: partial(run, name, video) for name in denoisers}, args.repeats, args.device)
-        plain, quick = (found[name].median / (clips * CLIP_S) for name in denoisers)
+        costs = [found[name].median / (clips * CLIP_S) for name in denoisers]
         spread = 100 * max(timing.spread for timing in found.values())
-        rows.append([str(clips), f'{plain:.4f}', f'{quick:.4f}', f'{quick / plain:.2f}', f'{spread:.0f} %'])
-    return markdown(['clips at once', 's per s, plain', 's per s, remembered', 'ratio', 'spread'], rows)
+        ratios = [f'{cost / costs[0]:.2f}' for cost in costs[1:]]
+        rows.append([str(clips), *(f'{cost:.4f}' for cost in costs), *ratios, f'{spread:.0f} %', f'{first_s:.0f}'])
+    model.denoiser = denoisers['remembered']
+    names = list(denoisers)
+    headings = ['clips at once', *(f's per s, {name}' for name in names), *(f'{name} / plain' for name in names[1:])]
+    said = f'All make the same log-mels: at most {apart:.1g} apart (they go from 0 to 1; {TOLERANCE:g} is allowed).'
+    return [*markdown([*headings, 'spread', 'first time, s'], rows), '', said]
 
 
 def peak_of(seconds: float, steps: int, threads: int, device: str) -> float:
-    """GB of memory at the most while a video of so many seconds is given a sound; in a process of its own."""
+    """Bytes, beyond the network and the video, to give a video of so many seconds a sound; in a process of its own."""
     torch.set_num_threads(threads)
-    model, video = generator(device), silent_video(seconds, 1, device)
-    model.generate(video, Sampling(steps=steps, guidance=3.0))
-    if device == 'cuda':
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    if device == 'cpu':
+        give_memory_back()
+    model, video, settings = generator(device), silent_video(seconds, 1, device), Sampling(steps=steps, guidance=3.0)
+    # What the libraries load when they are first used is no cost of the length.
+    model.generate(silent_video(CLIP_S, 1, device), Sampling(steps=1, guidance=3.0))
+    if device == 'cpu':
+        return extra_memory(partial(model.generate, video, settings))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    model.generate(video, settings)
+    return torch.cuda.max_memory_allocated() - before
 
 
 def by_length(model: Any, args: argparse.Namespace) -> list[str]:
@@ -133,12 +172,13 @@ def by_length(model: Any, args: argparse.Namespace) -> list[str]:
                 f'{seconds:g}',
                 f'{timing.median:.2f} ± {100 * timing.spread:.0f} %',
                 f'{timing.median / seconds:.3f}',
-                f'{peaks[-1]:.2f}',
+                f'{peaks[-1] / 1e6:,.0f}',
             ]
         )
-    lines = markdown(['seconds of video', 'seconds', 's per s', 'peak GB, all libraries included'], rows)
+    lines = markdown(['seconds of video', 'seconds', 's per s', 'extra MB'], rows)
     if len(costs) > 1:
-        lines += ['', f'Time grows with length to the power of {exponent(args.lengths, costs):.2f}.']
+        powers = [exponent(args.lengths, grown) for grown in (costs, peaks)]
+        lines += ['', 'Time grows as length^{:.2f}, extra memory as length^{:.2f}.'.format(*powers)]
     return lines
 
 
@@ -146,7 +186,7 @@ def main() -> None:
     """Measure and write the page."""
     args = parse_args()
     if args.smoke:
-        args.steps, args.lengths, args.batches, args.repeats = [1], [1.0], [1], 1
+        args.steps, args.lengths, args.batches, args.repeats = [1], [CLIP_S], [1], 1
     if min(args.steps + args.batches + [args.repeats, args.threads]) < 1 or min(args.lengths) <= 0:
         raise UserError('--steps, --batches, --repeats and --threads are numbers from 1 on, --lengths above 0.')
     if args.device == 'cuda' and not torch.cuda.is_available():
@@ -165,15 +205,16 @@ def main() -> None:
         '',
         *by_sampler(model, args),
         '',
-        f'## Remembering the condition, {args.steps[0]} steps of {SOLVERS[0]}',
+        f'## Remembering, compiling and batches, {args.steps[0]} steps of {SOLVERS[0]}',
         '',
-        'The keys and values of the condition are the same at every step; `plain` works them out every time.',
+        'The keys and values of the condition are the same at every step; `plain` works them out every time, `remembered` '
+        'and `compiled` once. `first time`: of all ways by the clock, compiling included.',
         '',
         *by_batch(model, args),
         '',
         f'## By length, {args.steps[0]} steps of {SOLVERS[0]}',
         '',
-        'Longer than a clip: overlapping windows that agree at every step.',
+        'Longer than a clip: overlapping windows that agree at every step. Extra memory is that beyond network and video.',
         '',
         *by_length(model, args),
     ]

@@ -1,5 +1,7 @@
 """Inference on files: what the model is shown, and that what it makes begins and ends with its input."""
 
+from types import SimpleNamespace
+
 import av
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from gmscavp.datasets.muxing import picture_track
 from gmscavp.engine.config import load_config
 from gmscavp.errors import UserError
 from gmscavp.inference import load, write_sound, write_video
+from gmscavp.inference.compiling import compile_denoiser
 from gmscavp.inference.reading import read_pictures, read_sound, whole_steps
 from gmscavp.inference.trained import Trained, device_named
 from gmscavp.inference.writing import fitted
@@ -94,6 +97,28 @@ def test_the_same_seed_is_the_same_and_samples_are_the_next_seeds(maker, tmp_pat
     assert not torch.equal(three[0], three[1])
     for k in range(3):
         assert torch.equal(three[k], maker.generate_sound(file, Sampling(steps=1, seed=5 + k)).waveforms[0])
+
+
+def test_samples_in_batches_are_those_one_at_a_time(maker, painter, tmp_path):
+    file = write_media(tmp_path / 'a.mp4', moving((32, 32)), sine(), duration_s=4.0)
+    five, told = Sampling(steps=2, seed=5), []
+    for make in (maker.generate_sound, painter.generate_video):
+        single, _ = make(file, five, samples=5)
+        told.clear()
+        batched, _ = make(file, five, samples=5, batch=2, progress=lambda done, total: told.append((done, total)))
+        assert torch.equal(batched, single)
+        assert told == [(done, 10) for done in (2, 4, 6, 8, 9, 10)]
+    assert maker.model.seen[-3:] == [(maker.model.seen[-1][0], Sampling(steps=2, seed=s)) for s in (5, 7, 9)]
+    with pytest.raises(UserError, match='at once'):
+        maker.generate_sound(file, five, batch=0)
+
+
+def test_compiling_what_cannot_be_is_said_in_words(maker, monkeypatch):
+    with pytest.raises(UserError, match='no denoiser to compile'):
+        load(maker.config, maker.checkpoint, 'cpu', compiled=True)
+    monkeypatch.setenv('CXX', '/no/such/compiler')
+    with pytest.raises(UserError, match=r'needs a C\+\+ compiler; install g'):
+        compile_denoiser(SimpleNamespace(denoiser=SimpleNamespace(compile_steps=print)), torch.device('cpu'))
 
 
 def test_progress_counts_over_all_samples(maker, tmp_path):

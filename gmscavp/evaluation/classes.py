@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gmscavp.evaluation.retrieval import CHUNK, DIRECTIONS, TIE, Gallery
+from gmscavp.distributed import gather_objects
+from gmscavp.evaluation.one_pass import CHUNK, TIE, share_of
+from gmscavp.evaluation.retrieval import DIRECTIONS, Gallery
 
 NDCG_AT = 10
 
@@ -62,11 +64,14 @@ class Relevance:
         return rows
 
 
-def class_figures(gallery: Gallery, labels: Mapping[str, Sequence[str]], chunk: int = CHUNK) -> dict[str, float]:
+def class_figures(
+    gallery: Gallery, labels: Mapping[str, Sequence[str]], chunk: int = CHUNK, spread: bool = False
+) -> dict[str, float]:
     """mAP over the whole gallery and nDCG10, both directions, in percent, and `labelled`, the queries with a label.
 
     Relevant is every item that shares a label with the query, its own counterpart included. Queries without a label are
-    left out (their items stay in the gallery); without any labelled query there are no figures: {}.
+    left out (their items stay in the gallery); without any labelled query there are no figures: {}. spread: as of
+    `two_way_ranks`.
     """
     own = [labels.get(clip_id, ()) for clip_id in gallery.clip_ids]
     labelled = sum(map(bool, own))
@@ -74,15 +79,17 @@ def class_figures(gallery: Gallery, labels: Mapping[str, Sequence[str]], chunk: 
         return {}
     relevance = Relevance(own)
     figures: dict[str, float] = {}
+    starts = [chunk * piece for piece in share_of(-(-len(own) // chunk), spread)]
     for direction in DIRECTIONS:
-        precision, gain = [], []
-        for start in range(0, len(own), chunk):
+        found = [torch.empty(2, 0)]
+        for start in starts:
             scores = gallery.rows(direction, start, start + chunk)
             hits = hits_in_order(scores, relevance.rows(start, start + chunk).to(scores.device))
-            precision.append(average_precision(hits).cpu())
-            gain.append(ndcg(hits).cpu())
-        figures[f'{direction}_mAP'] = 100 * torch.cat(precision).double().nanmean().item()
-        figures[f'{direction}_nDCG{NDCG_AT}'] = 100 * torch.cat(gain).double().nanmean().item()
+            found.append(torch.stack([average_precision(hits), ndcg(hits)]).cpu())
+        of_all = torch.cat(found, dim=1)
+        precision, gain = torch.cat(gather_objects(of_all) if spread else [of_all], dim=1).double()
+        figures[f'{direction}_mAP'] = 100 * precision.nanmean().item()
+        figures[f'{direction}_nDCG{NDCG_AT}'] = 100 * gain.nanmean().item()
     return figures | {'labelled': labelled}
 
 

@@ -12,10 +12,11 @@ from mmengine.evaluator import BaseMetric
 from torch import Tensor
 from torch.nn import functional as F
 
+from gmscavp.distributed import gather_objects, world
 from gmscavp.errors import UserError
-from gmscavp.evaluation.generation.distances import kl_softmax
+from gmscavp.evaluation.generation.distances import FeatureStatistics, kl_softmax
 from gmscavp.evaluation.generation.exact import deranged, picture_figures, prefixed, sound_figures
-from gmscavp.evaluation.generation.judged import judged_figures, splits_for
+from gmscavp.evaluation.generation.judged import FeatureStream, Judged, judged_figures, splits_for
 from gmscavp.evaluation.generation.motion import find_bouncers
 from gmscavp.evaluation.generation.onsets import hear_onsets
 from gmscavp.evaluation.generation.sync import alignment_accuracy
@@ -80,6 +81,8 @@ class GenerationMetric(BaseMetric):
         self.alignment = AlignmentJudge(**alignment, device=device) if alignment else None
         self.most_examples = examples
         self.examples: list[Example] = []
+        self._streams: dict[str, list[FeatureStream]] = {}
+        self._statistics: dict[str, list[FeatureStatistics]] = {}
         self.details: dict[str, Any] = {}
 
     @torch.no_grad()
@@ -87,6 +90,7 @@ class GenerationMetric(BaseMetric):
         """Judge one batch. UserError: a clip of which the truth says nothing, or rows that no generator gives."""
         if not self.results:
             self.examples.clear()
+            self._streams = {name: [FeatureStream(name) for _ in SIDES] for name in self.embedders}
         starts = data_batch.get('start_s')
         rows: list[Row] = [{'clip_id': clip['clip_id'], 'valid': bool(clip['valid'])} for clip in data_samples]
         read = [number for number, row in enumerate(rows) if row['valid']]
@@ -95,7 +99,7 @@ class GenerationMetric(BaseMetric):
             rows[number] |= self._sound_row(clip) if 'waveform' in clip else self._picture_row(clip)
             self._add_truth(rows[number], 0.0 if starts is None else float(starts[number]))
         if clips and 'waveform' in clips[0]:
-            self._embed(clips, [rows[number] for number in read])
+            self._embed(clips, read, rows)
         if clips and self.alignment:
             self._align(data_batch, clips, read, rows)
         for number, clip in zip(read, clips, strict=True):
@@ -104,8 +108,24 @@ class GenerationMetric(BaseMetric):
             rows[number].pop('sounds', None)
         self.results.extend(rows)
 
+    def evaluate(self, size: int) -> dict[str, float]:
+        """As MMEngine's, with the statistics of features of all processes joined.
+
+        size: clips of the data set; what a sampler filled up beyond them is left out.
+        """
+        rank, ranks = world()
+        self._statistics = {name: [] for name in self.embedders}
+        for name, sides in self._streams.items():
+            for stream in sides:
+                # Process r has clips r, r + ranks, ...
+                stream.settle(lambda number: number * ranks + rank < size)
+                states = gather_objects(stream.statistics and stream.statistics.state)
+                seen = [state for state in states if state is not None]
+                self._statistics[name] += [FeatureStatistics.joined(seen)] if seen else []
+        return super().evaluate(size)
+
     def compute_metrics(self, results: list[Row]) -> dict[str, float]:
-        """Figures over all clips that could be read."""
+        """Figures over all clips that could be read; those of a judge need `evaluate`, which joins what it saw."""
         read = [row for row in results if row['valid']]
         if not read:
             raise UserError(f'none of the {len(results)} clips of the evaluation could be read; see the causes above.')
@@ -174,16 +194,21 @@ class GenerationMetric(BaseMetric):
             )
         row['truth'] = within(self.truths[row['clip_id']], start_s, row['duration_s'])
 
-    def _embed(self, clips: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
+    def _embed(self, clips: Sequence[Mapping[str, Any]], read: Sequence[int], batch: Sequence[Row]) -> None:
         rates = {clip['sample_rate'] for clip in clips}
         if len(rates) > 1:
             raise UserError(f'the clips of a batch have several sample rates: {sorted(rates)}.')
+        rows, first = [batch[number] for number in read], len(self.results)
         for row in rows:
             row['judged'] = {}
         for name, embedder in self.embedders.items():
-            sides = [_embedded(embedder, [row['sounds'][side] for row in rows], *rates) for side in range(len(SIDES))]
-            for row, made, real in zip(rows, *sides, strict=True):
-                row['judged'][name] = (made, real)
+            scores = []
+            for side, stream in enumerate(self._streams[name]):
+                found = _embedded(embedder, [row['sounds'][side] for row in rows], *rates)
+                stream.add([(first + number, of) for number, (of, _) in zip(read, found, strict=True)])
+                scores.append([of for _, of in found])
+            for row, *both in zip(rows, *scores, strict=True):
+                row['judged'][name] = both
 
     def _align(
         self, batch: Mapping[str, Any], clips: Sequence[Mapping[str, Any]], read: Sequence[int], rows: Sequence[Row]
@@ -203,8 +228,8 @@ class GenerationMetric(BaseMetric):
     def _judged(self, read: Sequence[Row]) -> dict[str, float]:
         figures: dict[str, float] = {}
         for name in self.embedders if 'judged' in read[0] else ():
-            made, real = zip(*(row['judged'][name] for row in read), strict=True)
-            figures |= judged_figures(name, made, real)
+            scores = zip(*(row['judged'][name] for row in read), strict=True)
+            figures |= judged_figures(name, *map(Judged, self._statistics[name], scores))
         return figures
 
     def _exact(self, read: Sequence[Row]) -> dict[str, float]:
@@ -235,7 +260,7 @@ class GenerationMetric(BaseMetric):
         if self.truths is not None:
             both = self._exact([row])
             figures |= {name: value for name, value in both.items() if not name.startswith('real_')}
-        for name, ((_, made), (_, real)) in row.get('judged', {}).items():
+        for name, (made, real) in row.get('judged', {}).items():
             if made is not None:
                 figures[f'KL_{name}'] = kl_softmax(real[None], made[None]).item()
         if 'aligned' in row:

@@ -9,11 +9,13 @@ import torch
 from mmengine.evaluator import BaseMetric
 from torch import Tensor, nn
 
+from gmscavp.distributed import gather_objects
 from gmscavp.errors import UserError
 from gmscavp.evaluation.classes import class_figures
 from gmscavp.evaluation.intervals import recall_intervals
-from gmscavp.evaluation.reranking import FirstPlaces, best_candidates, candidate_errors
-from gmscavp.evaluation.retrieval import CHUNK, DIRECTIONS, TIE, Gallery, inner_product, rank_figures
+from gmscavp.evaluation.one_pass import TIE, inner_product
+from gmscavp.evaluation.reranking import FirstPlaces, candidate_errors
+from gmscavp.evaluation.retrieval import DIRECTIONS, Gallery, rank_figures
 from gmscavp.registry import METRICS
 from gmscavp.structures import Pyramid
 
@@ -52,16 +54,29 @@ class RetrievalMetric(BaseMetric):
         """Keep one batch of embeddings."""
         self.results.extend(data_samples)
 
+    def evaluate(self, size: int) -> dict[str, float]:
+        """As MMEngine's, but every process gets all clips and works out its share of the similarities.
+
+        size: clips of the data set; what a sampler filled up beyond them is left out.
+        """
+        # In the order of the data set: process r has clips r, r + ranks, ...
+        clips = [clip for turn in zip(*gather_objects(self.results), strict=False) for clip in turn][:size]
+        self.results.clear()
+        found = self.compute_metrics(clips)
+        # What is not shared may round differently on another machine; all must decide by the same figures.
+        found = gather_objects(found)[0]
+        return {f'{self.prefix}/{name}' if self.prefix else name: value for name, value in found.items()}
+
     @torch.no_grad()
     def compute_metrics(self, results: list[Mapping[str, Any]]) -> dict[str, float]:
-        """Figures over all clips that could be read."""
+        """Figures over all clips that could be read; every process of a group calls it with the same clips."""
         read = [sample for sample in results if sample['valid']]
         if not read:
             raise UserError(f'none of the {len(results)} clips of the evaluation could be read; see the causes above.')
         self.gallery = gallery = self._gallery(read)
-        v2a, a2v = gallery.ranks()
+        v2a, a2v = gallery.ranks(spread=True)
         known = self.dataset_meta or {}
-        by_class = class_figures(gallery, known.get('labels', {})) if self.labels else {}
+        by_class = class_figures(gallery, known.get('labels', {}), spread=True) if self.labels else {}
         skipped = len(results) - len(read)
         self.details = {
             'gallery': known.get('gallery', {}) | {'compared': len(read), 'skipped': skipped},
@@ -109,12 +124,10 @@ class RetrievalMetric(BaseMetric):
             side: [torch.stack(scale) for scale in zip(*(clip[f'{side}_tokens'] for clip in read), strict=True)]
             for side in ('video', 'audio')
         }
-        first_places = {}
+        first_places, best = {}, gallery.candidates(top, spread=True)
         for direction, query, items in (('v2a', 'video', 'audio'), ('a2v', 'audio', 'video')):
-            starts = range(0, len(read), CHUNK)
-            best = [best_candidates(gallery.rows(direction, start, start + CHUNK), top) for start in starts]
             error = functools.partial(self._matching_error, direction)
-            candidates = torch.cat(best)
+            candidates = best[direction]
             errors = candidate_errors(error, tokens[query], tokens[items], candidates)
             first_places[direction] = FirstPlaces(candidates, errors)
         return replace(gallery, first_places=first_places)
@@ -140,7 +153,7 @@ class RetrievalMetric(BaseMetric):
         if len(parts) < 2:
             return
         for scale, (video, audio) in enumerate(parts):
-            v2a, a2v = Gallery(gallery.clip_ids, video, audio).ranks()
+            v2a, a2v = Gallery(gallery.clip_ids, video, audio).ranks(spread=True)
             figures = {
                 name: value for name, value in rank_figures(v2a, a2v).items() if name[:3] in (*DIRECTIONS, 'mea')
             }

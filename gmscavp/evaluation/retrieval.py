@@ -1,28 +1,27 @@
 """Retrieval figures as pure functions of embeddings."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gmscavp.evaluation.reranking import FirstPlaces, reranked
+from gmscavp.evaluation.one_pass import (
+    CHUNK,
+    TIE,
+    Similarity,
+    demand_pairs,
+    inner_product,
+    two_way_best,
+    two_way_ranks,
+    wide,
+)
+from gmscavp.evaluation.reranking import FirstPlaces, best_candidates, reranked
 
-# Equal items must tie although matrix products round differently at different places of a block.
-TIE = 1e-6
 RECALLS = (1, 5, 10)
 DIRECTIONS = ('v2a', 'a2v')
-CHUNK = 512
-
-Similarity = Callable[[Tensor, Tensor], Tensor]
-"""Embeddings of videos (N, E) and of audios (M, E) -> (N, M), greater for what is more alike."""
-
-
-def inner_product(video: Tensor, audio: Tensor) -> Tensor:
-    """(N, E), (M, E) -> (N, M)."""
-    return video @ audio.T
 
 
 def retrieval_ranks(
@@ -34,7 +33,8 @@ def retrieval_ranks(
     similarity matrix at a time. Raises ValueError for embeddings that are not finite, which would otherwise win every
     comparison.
     """
-    _demand_pairs(query, gallery)
+    demand_pairs(query, gallery)
+    query, gallery = wide(query), wide(gallery)
     return torch.cat([ranks_of_rows(similarity(query[i : i + chunk], gallery), i) for i in range(0, len(query), chunk)])
 
 
@@ -42,31 +42,6 @@ def ranks_of_rows(scores: Tensor, first: int) -> Tensor:
     """Ranks of the right items in rows first, first + 1, ... of a similarity matrix: (B, N) -> (B,) int64 from 1."""
     own = scores.diagonal(first)[:, None]
     return torch.count_nonzero(scores >= own - TIE, dim=1)
-
-
-def two_way_ranks(
-    video: Tensor, audio: Tensor, chunk: int = CHUNK, similarity: Similarity = inner_product
-) -> tuple[Tensor, Tensor]:
-    """`retrieval_ranks` of both directions, v2a and a2v, from one pass over the similarity matrix: (N,), (N,)."""
-    _demand_pairs(video, audio)
-    # Of small blocks on the diagonal: a column is compared with its own item before the pass has come to that row.
-    own = torch.cat([similarity(v, a).diagonal() for v, a in zip(video.split(64), audio.split(64), strict=True)])
-    v2a, a2v = torch.zeros_like(own, dtype=torch.int64), torch.zeros_like(own, dtype=torch.int64)
-    for start in range(0, len(video), chunk):
-        rows = slice(start, start + chunk)
-        scores = similarity(video[rows], audio)
-        # Blocks of another size round otherwise; the right item is never behind itself.
-        scores.diagonal(start).copy_(own[rows])
-        v2a[rows] = torch.count_nonzero(scores >= own[rows, None] - TIE, dim=1)
-        a2v += torch.count_nonzero(scores >= own - TIE, dim=0)
-    return v2a, a2v
-
-
-def _demand_pairs(query: Tensor, gallery: Tensor) -> None:
-    if len(query) != len(gallery):
-        raise ValueError(f'every query needs its item: {tuple(query.shape)} queries, {tuple(gallery.shape)} items.')
-    if not (torch.isfinite(query).all() and torch.isfinite(gallery).all()):
-        raise ValueError('embeddings are not finite.')
 
 
 def recall_at(ranks: Tensor, k: int) -> float:
@@ -120,10 +95,15 @@ class Gallery:
         first = self.first_places.get(direction)
         return scores if first is None else reranked(scores, first.candidates[start:stop], first.error[start:stop])
 
-    def ranks(self, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-        """Ranks of the right items, v2a and a2v: (N,), (N,)."""
-        if self.video_query is None and self.audio_query is None and not self.first_places:
-            v2a, a2v = two_way_ranks(self.video, self.audio, chunk, self.score)
+    @property
+    def plain(self) -> bool:
+        """Whether both directions read the same scores: no queries of their own, nothing ranked anew."""
+        return self.video_query is None and self.audio_query is None and not self.first_places
+
+    def ranks(self, chunk: int = CHUNK, spread: bool = False) -> tuple[Tensor, Tensor]:
+        """Ranks of the right items, v2a and a2v: (N,), (N,). spread: as of `two_way_ranks`, where the gallery is plain."""
+        if self.plain:
+            v2a, a2v = two_way_ranks(self.video, self.audio, chunk, self.score, spread)
         else:
             starts = range(0, len(self.video), chunk)
             v2a, a2v = (
@@ -131,6 +111,17 @@ class Gallery:
                 for way in DIRECTIONS
             )
         return v2a.cpu(), a2v.cpu()
+
+    def candidates(self, k: int, chunk: int = CHUNK, spread: bool = False) -> dict[str, Tensor]:
+        """The numbers of the min(k, N) best items of every query, by direction: (N, min(k, N)); spread: as of `ranks`."""
+        if self.plain:
+            best = two_way_best(self.video, self.audio, k, chunk, self.score, spread)
+            return {way: of.items.cpu() for way, of in zip(DIRECTIONS, best, strict=True)}
+        starts = range(0, len(self.video), chunk)
+        return {
+            way: torch.cat([best_candidates(self.rows(way, start, start + chunk), k) for start in starts])
+            for way in DIRECTIONS
+        }
 
     def similarity(self, most: int | None = None) -> np.ndarray:
         """(N, N) rows video, columns audio, before any ranking anew; with `most` at most (most, most) means of blocks."""

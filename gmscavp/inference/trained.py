@@ -1,6 +1,6 @@
 """A trained model and the clips that it takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from gmscavp.datasets.muxing import PictureTrack, picture_track, sound_span
 from gmscavp.engine.config import load_config
 from gmscavp.engine.trained import find_checkpoint, load_model
 from gmscavp.errors import UserError
+from gmscavp.inference.compiling import compile_denoiser
 from gmscavp.inference.reading import File, read_pictures, read_sound, whole_steps
 from gmscavp.models.sampling import Sampling
 from gmscavp.registry import TRANSFORMS
@@ -120,12 +121,14 @@ class Trained:
         samples: int = 1,
         progress: Progress | None = None,
         track: PictureTrack | None = None,
+        batch: int = 1,
     ) -> Waveforms:
         """Sound for the pictures of a file, or for their first `duration_s`: to the sample as long as they are shown.
 
         samples: so many different ones; number k is that of the seed sampling.seed + k. Pictures shorter than a clip are
-        filled up by their last one, and the sound is cut back. track: of picture_track, where it is known. UserError: the
-        file, the duration or the model is not what is needed.
+        filled up by their last one, and the sound is cut back. track: of picture_track, where it is known. batch: so many
+        samples at once, which on a GPU takes less time and more memory; they are then the same up to rounding (samplers
+        that draw noise on the way go one at a time). UserError: the file, the duration or the model is not what is needed.
         """
         self.demand('v2a')
         track = track or picture_track(video_file)
@@ -135,9 +138,10 @@ class Trained:
         signal = self._signal(frames[None])
         rate = self.model.data_preprocessor.log_mel.settings['sample_rate']
         waves = []
-        for settings, told in self._drawn(sampling, samples, progress):
-            mel = self.model.generate(signal, settings, progress=told)
-            waves.append(_cut(self._sound(mel, settings.seed), round(lasts_s * rate)))
+        for settings, count, told in self._drawn(sampling, samples, batch, progress):
+            mels = self.model.generate(signal, settings, progress=told, samples=count)
+            sounds = [self._sound(mel, settings.seed + k) for k, mel in enumerate(mels.split(1))]
+            waves += [_cut(sound, round(lasts_s * rate)) for sound in sounds]
         waveforms = torch.stack(waves)
         if not waveforms.isfinite().all():
             raise UserError(
@@ -152,11 +156,12 @@ class Trained:
         duration_s: float | None = None,
         samples: int = 1,
         progress: Progress | None = None,
+        batch: int = 1,
     ) -> Frames:
         """Pictures for the sound of a file, or for its first `duration_s`; the last one stays until the sound has ended.
 
-        samples, UserError: as of generate_sound. Sound shorter than a clip is filled up by silence, and the frames are cut
-        back.
+        samples, batch, UserError: as of generate_sound. Sound shorter than a clip is filled up by silence, and the frames
+        are cut back.
         """
         self.demand('a2v')
         start_s, whole_s = sound_span(audio_file)
@@ -169,11 +174,11 @@ class Trained:
         with torch.no_grad():
             mel = log_mel(wave[None].to(self.device))
         drawn = []
-        for settings, told in self._drawn(sampling, samples, progress):
-            video = self.model.generate(mel, settings, progress=told)[0].float().cpu()
-            frames = ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0)
-            drawn.append(frames[torch.arange(wanted).clamp(max=len(frames) - 1)])
-        return Frames(torch.stack(drawn), fps)
+        for settings, count, told in self._drawn(sampling, samples, batch, progress):
+            video = self.model.generate(mel, settings, progress=told, samples=count).float().cpu()
+            frames = ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
+            drawn.append(frames[:, torch.arange(wanted).clamp(max=frames.shape[1] - 1)])
+        return Frames(torch.cat(drawn), fps)
 
     def provenance(self, sampling: Sampling, number: int = 0) -> str:
         """What a listener must know about sample `number`, and what it takes to make it again: one line."""
@@ -200,16 +205,22 @@ class Trained:
             return self.model.sound(mel)[0].float().cpu()
 
     def _drawn(
-        self, sampling: Sampling, samples: int, progress: Progress | None
-    ) -> list[tuple[Sampling, Progress | None]]:
-        """Settings and progress of every sample."""
-        if samples < 1:
-            raise UserError(f'the number of samples must be at least 1, not {samples}.')
+        self, sampling: Sampling, samples: int, batch: int, progress: Progress | None
+    ) -> Iterator[tuple[Sampling, int, Progress | None]]:
+        """Settings, number and progress of samples that are made at once, after one another."""
+        if samples < 1 or batch < 1:
+            raise UserError(
+                f'the number of samples, and of those at once, must be at least 1, not {samples} and {batch}.'
+            )
+        if batch > 1 and self.model.solver(sampling).stochastic:
+            batch = 1
 
-        def told(number: int) -> Progress | None:
-            return progress and (lambda done, total: progress(number * total + done, samples * total))
+        def told(first: int, count: int) -> Progress | None:
+            return progress and (lambda done, total: progress(first * total + count * done, samples * total))
 
-        return [(replace(sampling, seed=sampling.seed + k), told(k)) for k in range(samples)]
+        for first in range(0, samples, batch):
+            count = min(batch, samples - first)
+            yield replace(sampling, seed=sampling.seed + first), count, told(first, count)
 
     def _video_windows(self, file: File) -> Tensor:
         track, zero_s = picture_track(file), _origin_s(file)
@@ -231,15 +242,22 @@ class Trained:
         return windows
 
 
-def load(config: Config | str | Path, checkpoint: str | Path, device: str | None = None) -> Trained:
+def load(
+    config: Config | str | Path, checkpoint: str | Path, device: str | None = None, compiled: bool = False
+) -> Trained:
     """The run of a config (or its file) with the weights of a checkpoint (.pth file, or work directory).
 
-    device: 'cpu', 'cuda', 'cuda:1'; None takes a GPU where there is one. UserError: they do not fit, or are not there.
+    device: 'cpu', 'cuda', 'cuda:1'; None takes a GPU where there is one. compiled: a generator's denoiser goes through
+    torch.compile when it first makes something, once for each number of samples at once; what it makes is the same up to
+    rounding. UserError: they do not fit, or are not there.
     """
     chosen = device_named(device)
     settings = config if isinstance(config, Config) else load_config(config)
     file = find_checkpoint(Path(checkpoint))
-    return Trained(load_model(settings, file), settings, file, chosen)
+    trained = Trained(load_model(settings, file), settings, file, chosen)
+    if compiled:
+        compile_denoiser(trained.model, chosen)
+    return trained
 
 
 def device_named(name: str | None) -> torch.device:

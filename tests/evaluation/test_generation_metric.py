@@ -21,6 +21,7 @@ from gmscavp.errors import UserError
 from gmscavp.evaluation.embedders import Embedder
 from gmscavp.evaluation.generation.distances import FeatureStatistics, frechet_distance, inception_score, kl_softmax
 from gmscavp.evaluation.generation.exact import deranged, sound_figures
+from gmscavp.evaluation.generation.judged import FeatureStream
 from gmscavp.evaluation.generation.onsets import hear_onsets
 from gmscavp.evaluation.generation.truth import ClipTruth, SceneFacts, TrueEvent, read_truth, within
 from gmscavp.evaluation.generation_metric import GenerationMetric
@@ -132,21 +133,39 @@ def test_the_metric_is_the_pure_functions_of_all_clips_at_once(rendered):
             assert found[prefix + name] == pytest.approx(value, nan_ok=True), prefix + name
 
 
-def test_two_ranks_equal_one_process(rendered):
+def test_features_are_not_kept_and_what_a_sampler_filled_up_does_not_count(rendered):
     rows = sound_rows(rendered, noisy(rendered))
     rows[3] |= dict(valid=False)
-    settings = dict(embedders=dict(bands=dict(type='BandEmbedder', windows=2)), truth=rendered[0], device='cpu')
-    whole = GenerationMetric(**settings)
-    whole.process({}, rows)
-    ranks = [GenerationMetric(**settings) for _ in range(2)]
-    for rank, metric in enumerate(ranks):
-        for row in rows[rank::2]:
-            metric.process({}, [row])
-    together = [row for pair in zip(*(metric.results for metric in ranks), strict=True) for row in pair]
-    one, two = whole.compute_metrics(whole.results), ranks[0].compute_metrics(together)
-    assert one['skipped'] == 1
-    assert one['N'] == CLIPS - 1
-    assert two == pytest.approx(one, rel=1e-5, abs=1e-6, nan_ok=True)
+    whole, cut = (
+        GenerationMetric(embedders=dict(bands=dict(type='BandEmbedder', windows=2)), device='cpu') for _ in range(2)
+    )
+    expected = figures(whole, rows)
+    assert (expected['generation/skipped'], expected['generation/N']) == (1, CLIPS - 1)
+    cut.process({}, rows)
+    # A sampler that fills up begins again with the first.
+    cut.process({}, [rows[0]])
+    found = cut.evaluate(CLIPS)
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-6, nan_ok=True)
+    assert figures(cut, rows) == pytest.approx(expected, rel=1e-5, abs=1e-6, nan_ok=True), 'an evaluation starts afresh'
+
+
+def test_a_stream_of_features_holds_few_and_equals_all_at_once():
+    features = [torch.randn(3, 4, generator=torch.Generator().manual_seed(number)) for number in range(700)]
+    stream, most = FeatureStream('judge'), 0
+    for start in range(0, 700, 7):
+        stream.add([(number, features[number]) for number in range(start, start + 7)])
+        most = max(most, len(stream._waiting))
+    stream.settle(lambda number: number < 698)
+    assert most <= 256 + 7
+    assert not stream._waiting
+    once = FeatureStatistics(4)
+    once.add(torch.cat(features[:698]))
+    assert stream.statistics.count == 3 * 698
+    assert np.allclose(stream.statistics.mean, once.mean, rtol=0, atol=1e-12)
+    assert np.allclose(stream.statistics.covariance, once.covariance, rtol=1e-12, atol=1e-14)
+    stream.add([(1, torch.full((1, 4), math.nan))])
+    with pytest.raises(UserError, match='judge gives features that are not finite'):
+        stream.settle(bool)
 
 
 def test_the_real_sound_is_near_the_ceiling_and_another_clips_truth_far_below(rendered):
@@ -229,8 +248,8 @@ def test_rows_stay_small_and_examples_are_those_of_the_last_evaluation(rendered)
     metric.process({}, sound_rows(rendered))
     for row in metric.results:
         assert 'sounds' not in row
-        parts = [part for pair in row['judged'].values() for side in pair for part in side]
-        assert sum(part.numel() for part in parts) < 100
+        parts = [scores for pair in row['judged'].values() for scores in pair]
+        assert sum(part.numel() for part in parts) == 16, 'class scores alone'
         assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts)
     assert len(metric.examples) == 2
     metric.evaluate(CLIPS)

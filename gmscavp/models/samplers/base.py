@@ -30,6 +30,9 @@ class Sampler(ABC):
     Stochastic samplers draw from torch's own generator: seed it, or fork it, around the call.
     """
 
+    stochastic: bool = False
+    """Whether it draws fresh noise on the way, so that what it makes of a signal depends on what is beside it."""
+
     @abstractmethod
     def __call__(self, denoise: Denoise, x: Tensor, grid: Tensor, scheduler: NoisePath) -> Tensor:
         """Signal x (B, ...) at the noise level of grid[0] -> clean signal (B, ...).

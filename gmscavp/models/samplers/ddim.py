@@ -37,7 +37,7 @@ class DDIM(Sampler):
     def __init__(self, eta: float = 0.0) -> None:
         if not 0 <= eta <= 1:
             raise UserError(f'DDIM: eta must lie between 0 and 1, not at {eta:g}.')
-        self.eta = eta
+        self.eta, self.stochastic = eta, eta > 0
 
     def __call__(self, denoise: Denoise, x: Tensor, grid: Tensor, scheduler: NoisePath) -> Tensor:
         """See Sampler."""

@@ -36,7 +36,7 @@ class EulerAncestral(Sampler):
     """
 
     def __init__(self, eta: float = 1.0) -> None:
-        self.solver = DDIM(eta)
+        self.solver, self.stochastic = DDIM(eta), eta > 0
 
     def __call__(self, denoise: Denoise, x: Tensor, grid: Tensor, scheduler: NoisePath) -> Tensor:
         """See Sampler."""
