@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / 'tools').glob('*.sh'))
 PYTHON_NAMES = ('python3.11', 'python3.12', 'python3.13', 'python3', 'python')
 SETTINGS = ('PYTHON', 'PORT', 'NNODES', 'NODE_RANK', 'MASTER_ADDR', 'OMP_NUM_THREADS', 'SRUN_ARGS')
+SETTINGS += ('MAX_RESTARTS', 'RDZV_ENDPOINT', 'RDZV_ID')
 SETTINGS += ('GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK')
 
 pytestmark = pytest.mark.skipif(shutil.which('bash') is None, reason='bash is not on this machine')
@@ -134,6 +135,9 @@ def test_help_is_given_and_nothing_run(checkout, script):
         ('dist_train.sh', ['config.py', '2'], {'PORT': '70000'}, ['PORT', '65535']),
         ('dist_train.sh', ['config.py', '2'], {'NNODES': '2'}, ['MASTER_ADDR']),
         ('dist_train.sh', ['config.py', '2'], {'NNODES': '2', 'NODE_RANK': '2', 'MASTER_ADDR': 'a'}, ['NODE_RANK']),
+        ('dist_train.sh', ['config.py', '2'], {'NNODES': '3:2', 'RDZV_ENDPOINT': 'a:1'}, ['MIN:MAX', "'3:2'"]),
+        ('dist_train.sh', ['config.py', '2'], {'NNODES': '1:2'}, ['RDZV_ENDPOINT', 'HOST:PORT']),
+        ('dist_train.sh', ['config.py', '2'], {'NNODES': '2', 'MAX_RESTARTS': '-1'}, ['MAX_RESTARTS', "'-1'"]),
         ('dist_test.sh', ['config.py', 'no_such.pth', '2'], {}, ['no_such.pth']),
         ('dist_test.sh', ['config.py', 'weights.pth', 'two'], {}, ['GPUS']),
         ('slurm_train.sh', ['part', 'name', 'no_such.py'], {}, ['no_such.py']),
@@ -215,6 +219,30 @@ def test_several_nodes_meet_at_node_0(checkout):
     assert checkout.run('tools/dist_train.sh', 'config.py', '4', **settings).returncode == 0
     (call,) = checkout.calls()
     assert '--nnodes 2 --node_rank 1 --master_addr node0 --master_port 29500 --nproc_per_node 4' in call
+
+
+@pytest.mark.parametrize(
+    ('settings', 'words'),
+    [
+        ({'MAX_RESTARTS': '3'}, '--standalone --local_addr 127.0.0.1 --max_restarts 3'),
+        (
+            {'NNODES': '2:4', 'RDZV_ENDPOINT': 'node0:400', 'RDZV_ID': 'run7'},
+            '--nnodes 2:4 --rdzv_backend c10d --rdzv_endpoint node0:400 --rdzv_id run7 --max_restarts 0',
+        ),
+        (
+            {'NNODES': '2', 'MAX_RESTARTS': '1', 'MASTER_ADDR': '127.0.0.1'},
+            '--nnodes 2 --rdzv_backend c10d --rdzv_endpoint 127.0.0.1:29500 --rdzv_id gmscavp --local_addr 127.0.0.1 '
+            '--max_restarts 1',
+        ),
+    ],
+)
+def test_elastic_runs_meet_anew_and_resume_by_themselves(checkout, settings, words):
+    assert checkout.run('tools/dist_train.sh', 'config.py', '2', '--amp', **settings).returncode == 0
+    assert checkout.run('tools/dist_train.sh', 'config.py', '2', '--resume', 'a.pth', **settings).returncode == 0
+    by_itself, by_name = checkout.calls()
+    begin = f'{checkout.root}/tools/torchrun.py {words} --nproc_per_node 2 {checkout.root}/tools/train.py config.py'
+    assert by_itself == f'{begin} --launcher pytorch --resume --amp'
+    assert by_name == f'{begin} --launcher pytorch --resume a.pth'
 
 
 def test_processes_share_the_cores(checkout):

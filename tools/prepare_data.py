@@ -183,6 +183,13 @@ def _add_real(
     parser.add_argument('--timeout', type=_above_0, default=60.0, help='seconds that one clip may take')
     parser.add_argument('--fresh', action='store_true', help='forget what earlier runs found')
     parser.add_argument('--retry', action='store_true', help='try clips again that timed out or crashed')
+    parser.add_argument(
+        '--part',
+        type=_part,
+        metavar='K/N',
+        help='of N machines that share the disk, be the K-th: measure and rewrite every N-th clip; when all are done, the '
+        'same command without --part puts it together',
+    )
     limits = parser.add_argument_group('what is left out', "each limit takes a number, or 'none'")
     limits.add_argument('--min-duration', type=_limit, default=min_duration, help='least seconds')
     limits.add_argument('--max-duration', type=_limit, default=None, help='most seconds')
@@ -229,10 +236,13 @@ def prepare_real(arguments: argparse.Namespace) -> None:
         still=arguments.still,
         min_side=arguments.min_side,
     )
-    work = Work(arguments.workers, arguments.timeout, arguments.fresh, arguments.retry)
+    work = Work(arguments.workers, arguments.timeout, arguments.fresh, arguments.retry, part=arguments.part)
     form = Form(arguments.size, arguments.rewrite_fps, arguments.sample_rate, arguments.gop, arguments.crf)
     report = prepare(listing, arguments.root, arguments.out, limits, work, arguments.rewrite, form)
     Console().print(report.table())
+    if arguments.part:
+        print('This part is done; when all are, run the same command without --part.')
+        return
     root = arguments.rewrite or arguments.root
     print(f'{arguments.out}: {report.kept:,} clips below {root}; report: {arguments.out}.report.json')
     if arguments.shards:
@@ -251,6 +261,14 @@ def prepare_real(arguments: argparse.Namespace) -> None:
     print(
         f'Next: python tools/train.py configs/gmscavp_folder.py --cfg-options data_root={root} manifest={arguments.out}'
     )
+
+
+def _part(text: str) -> tuple[int, int]:
+    """K/N with K from 1 to N."""
+    k, _, n = text.partition('/')
+    if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise argparse.ArgumentTypeError(f'{text!r} is not K/N with K from 1 to N, for example 2/8')
+    return int(k), int(n)
 
 
 def _count(text: str) -> int:

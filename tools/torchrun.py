@@ -12,13 +12,20 @@ from torch.distributed.run import main
 # What gmscavp.engine.cli.run_tool ends with after one sentence: a user's mistake, and Ctrl-C.
 SAID = (2, 130)
 
+
+def code_of(failed: ChildFailedError) -> int | None:
+    """With what to end where a rank said what is wrong; None where none did. Others fail because that one has gone."""
+    codes = [failure.exitcode for failure in failed.failures.values()]
+    return next((code for code in codes if code in SAID), None)
+
+
 if __name__ == '__main__':
     # Its lines about ranks that ended repeat what the ranks said, and what the error below holds.
     logging.getLogger('torch.distributed.elastic.multiprocessing.api').setLevel(logging.CRITICAL)
     try:
         main()
     except ChildFailedError as error:
-        first = error.get_first_failure()[1]
-        if first.exitcode not in SAID:
+        code = code_of(error)
+        if code is None:
             raise
-        sys.exit(first.exitcode)
+        sys.exit(code)

@@ -1,5 +1,6 @@
 """The preparation of a data set from beginning to end: measure, filter, rewrite, write the manifest and the report."""
 
+import glob
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,8 @@ _REWRITING_S = 10.0
 class Work:
     """How to go about it. workers: processes, 0 for one per core. timeout_s: for one clip.
 
-    fresh: forget what earlier runs found. retry: try clips again that timed out or crashed. progress: show a bar.
+    fresh: forget what earlier runs found. retry: try clips again that timed out or crashed. progress: show a bar. part: do
+    part k of n alone, (k, n) with k from 1, and leave the manifest to a run without a part, which takes in what all did.
     """
 
     workers: int = 0
@@ -37,6 +39,22 @@ class Work:
     fresh: bool = False
     retry: bool = False
     progress: bool = True
+    part: tuple[int, int] | None = None
+
+    def journal(self, base: Path, purpose: Mapping[str, Any]) -> Journal:
+        """That of this part, or that of the whole with what all parts have noted."""
+        if self.part:
+            k, n = self.part
+            return Journal(base.with_name(f'{base.name}.journal.{k}of{n}.jsonl'), purpose, self.fresh)
+        whole = Journal(base.with_name(f'{base.name}.journal.jsonl'), purpose, self.fresh)
+        for file in sorted(base.parent.glob(f'{glob.escape(base.name)}.journal.*of*.jsonl')):
+            if self.fresh:
+                file.unlink()
+                continue
+            with Journal(file, purpose) as of_part:
+                for key in of_part.done.keys() - whole.done.keys():
+                    whole.add(**of_part.done[key])
+        return whole
 
 
 class _Row(NamedTuple):
@@ -67,6 +85,8 @@ def prepare(
         raise UserError(f'--out {out} must end in .parquet or .csv.')
     form = form or Form()
     rows = _rows(listing.manifest, root.resolve())
+    if work.part:
+        rows = rows[work.part[0] - 1 :: work.part[1]]
     measured = _measure_all(rows, out, work)
     settings = {'root': str(root), **asdict(limits)} | ({'rewritten': asdict(form)} if rewrite_into else {})
     report = Report(listing.listed, len(rows), settings=settings)
@@ -75,6 +95,8 @@ def prepare(
         kept = _rewrite_all(listing.manifest, rows, kept, rewrite_into, form, work, report)
     for clip in kept:
         report.keep(listing.manifest[clip.number].split, clip.measured.duration_s)
+    if work.part:
+        return report
     write_atomically(
         out.with_name(f'{out.name}.report.json'),
         lambda part: part.write_text(json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + '\n', 'utf-8'),
@@ -101,7 +123,7 @@ def _measure_row(row: _Row) -> Measures | Trouble:
 
 def _measure_all(rows: Sequence[_Row], out: Path, work: Work) -> dict[str, Measures | Trouble]:
     """Key -> what was measured, now or by earlier runs."""
-    with Journal(out.with_name(f'{out.name}.journal.jsonl'), {'of': 'measures'}, work.fresh) as journal:
+    with work.journal(out, {'of': 'measures'}) as journal:
         waiting = [row for row in rows if _is_open(journal.done.get(row.key), work.retry)]
         answers = run_each(_measure_row, waiting, work.workers or cores(), lambda row: work.timeout_s)
         with closing(answers), Counter('measuring', len(rows), len(rows) - len(waiting), work.progress) as counter:
@@ -165,15 +187,16 @@ def _rewrite_all(
     names = {clip.number: target_name(manifest[clip.number].clip_id) for clip in kept}
     _refuse_same_targets(manifest, names)
     folder = folder.resolve()
+    row_of = {row.number: row for row in rows}
     jobs = {
-        rows[clip.number].key: Rewriting(
-            rows[clip.number].window.file, str(folder / names[clip.number]), clip.measured, form
+        row_of[clip.number].key: Rewriting(
+            row_of[clip.number].window.file, str(folder / names[clip.number]), clip.measured, form
         )
         for clip in kept
     }
-    with Journal(folder / 'rewriting.journal.jsonl', {'of': 'rewriting', **asdict(form)}, work.fresh) as journal:
-        # Of processes that were stopped or killed at work.
-        for leftover in folder.rglob('.*.part'):
+    with work.journal(folder / 'rewriting', {'of': 'rewriting', **asdict(form)}) as journal:
+        # Of processes that were stopped or killed at work; beside a part others may be at work now.
+        for leftover in () if work.part else folder.rglob('.*.part'):
             leftover.unlink(missing_ok=True)
         waiting = [(key, job) for key, job in jobs.items() if not _is_written(journal.done.get(key), job, work.retry)]
         answers = run_each(_rewrite_job, waiting, work.workers or cores(), lambda task: _patience_s(task[1], work))
@@ -184,7 +207,7 @@ def _rewrite_all(
                 counter.advance()
         written = []
         for clip in kept:
-            key = rows[clip.number].key
+            key = row_of[clip.number].key
             trouble = journal.done[key]['trouble']
             if trouble is None:
                 written.append(Kept(clip.number, names[clip.number], _rewritten(jobs[key])))

@@ -1,0 +1,59 @@
+"""Make one .safetensors file of a checkpoint's weights.
+
+python tools/export_checkpoint.py work_dirs/run --out model.safetensors
+
+For the folder that a sharded model is saved as, and for .pth files. The weights are those that evaluation uses (the moving
+average, where a run keeps one). Every tool that takes a checkpoint takes the file.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rich.console import Console
+from safetensors.torch import save_file
+
+from gmscavp.compat import SAFETENSORS, weights_of
+from gmscavp.engine.checkpoints import part_name, put_in_place
+from gmscavp.engine.cli import run_tool
+from gmscavp.engine.trained import find_checkpoint, whole_checkpoint
+from gmscavp.errors import UserError
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='--traceback shows where an error came from.',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('checkpoint', type=Path, help='checkpoint, file or folder, or a work directory (its newest)')
+    parser.add_argument('--out', required=True, type=Path, help=f'file to write, {SAFETENSORS}')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Read, and write under the file's name when it is whole."""
+    args = parse_args()
+    if args.out.suffix != SAFETENSORS:
+        raise UserError(f'--out {args.out}: weights are written as {SAFETENSORS}; give the file that ending.')
+    source = find_checkpoint(args.checkpoint)
+    with Console().status(f'reading {source}'):
+        checkpoint = whole_checkpoint(source)
+    weights = {name: value.contiguous() for name, value in weights_of(checkpoint).items()}
+    if not weights:
+        raise UserError(f'{source} holds no weights.')
+    counters = {name: str(checkpoint.get('meta', {}).get(name)) for name in ('epoch', 'iter')}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    part = args.out.with_name(part_name(args.out.name))
+    with Console().status(f'writing {args.out}'):
+        save_file(weights, part, {'format': 'pt', 'source': source.name} | counters)
+        put_in_place(part, args.out)
+    numbers = sum(value.numel() for value in weights.values())
+    print(f'written: {args.out}, {len(weights)} weights of {numbers:,} numbers, from {source}')
+
+
+if __name__ == '__main__':
+    run_tool(main)
