@@ -4,10 +4,10 @@ Sized as Siuzdak 2023 (Vocos): 512 channels, 8 blocks, 13 million parameters. Wi
 """
 
 from mmengine.config import read_base
-from mmengine.optim import OptimWrapper
 from torch.optim import AdamW
 
 from gmscavp.datasets import Gain
+from gmscavp.engine.optim import StepOptimWrapper
 from gmscavp.engine.optim_parts import PartsConstructor
 from gmscavp.evaluation.vocoding import VocodingMetric
 from gmscavp.models import IstftVocoder, SoundPreprocessor, SpectrogramDiscriminator, VocoderTraining
@@ -42,7 +42,7 @@ model = dict(
 model_wrapper_cfg = dict(type='MMSeparateDistributedDataParallel')
 
 part = dict(
-    type=OptimWrapper,
+    type=StepOptimWrapper,
     optimizer=dict(type=AdamW, lr=5e-4, betas=(0.8, 0.99), weight_decay=0.01),
     clip_grad=dict(max_norm=10.0),
 )

@@ -94,6 +94,8 @@ def load_checkpoint_file(file: str | Path, map_location: str | torch.device | No
     missing, damaged, or holds anything else.
     """
     path = Path(file).expanduser()
+    if path.is_dir():
+        raise UserError(f'checkpoint {path} is a folder; make one file of it with tools/export_checkpoint.py.')
     if not path.is_file():
         raise UserError(f'checkpoint {path} does not exist; give the path of a .pth or {SAFETENSORS} file.')
     if path.suffix == SAFETENSORS:

@@ -1,15 +1,25 @@
 """The only file with collectives: everything else asks here."""
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.autograd.function import FunctionCtx
 
 # Features and gradients are on their way to the same rank at the same time.
 _FEATURES, _GRADIENTS = 1, 2
+
+# How gloo and NCCL say that a rank is not there, or no longer.
+_LOST = (
+    'Connection closed by peer',
+    'Connection reset by peer',
+    'Broken pipe',
+    'Timed out waiting',
+    'remote process exited or there was a network error',
+)
 
 
 def world() -> tuple[int, int]:
@@ -184,9 +194,17 @@ def every_rank(values: Tensor) -> list[Tensor]:
     return list(_all_rows(values[None], [1] * ranks)) if ranks > 1 else [values]
 
 
-def start_gloo() -> None:
-    """Join the process group that the launcher describes, over gloo, for ranks without a GPU."""
-    distributed.init_process_group('gloo')
+def start_gloo(timeout_s: float | None = None) -> None:
+    """Join the process group that the launcher describes, over gloo, for ranks without a GPU.
+
+    timeout_s: how long a rank waits for the others before it gives up; None for torch's own half hour.
+    """
+    distributed.init_process_group('gloo', timeout=None if timeout_s is None else timedelta(seconds=timeout_s))
+
+
+def lost_ranks(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank has ended, or did not come within the time that is waited."""
+    return any(words in str(error) for words in _LOST)
 
 
 def stop() -> None:
@@ -204,3 +222,10 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * ranks
     distributed.all_gather_object(values, value)
     return values
+
+
+def same_everywhere(model: nn.Module) -> None:
+    """Give every rank the parameters and buffers of rank 0, in place."""
+    if world()[1] > 1:
+        for values in (*model.parameters(), *model.buffers()):
+            distributed.broadcast(values.detach(), 0)

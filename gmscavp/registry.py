@@ -57,7 +57,14 @@ METRICS = _child(
     'evaluation.generation_metric',
     'evaluation.classification_metric',
 )
-HOOKS = _child('hook', mmengine_registry.HOOKS, 'engine.hooks', 'engine.checkpoints')
+HOOKS = _child(
+    'hook',
+    mmengine_registry.HOOKS,
+    'engine.hooks',
+    'engine.checkpoints',
+    'engine.losses_hook',
+    'engine.accumulation',
+)
 DATA_SAMPLERS = _child('data sampler', mmengine_registry.DATA_SAMPLERS, 'datasets.samplers', 'datasets.shards')
 OPTIM_WRAPPERS = _child('optimiser wrapper', mmengine_registry.OPTIM_WRAPPERS, 'engine.optim')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(

@@ -4,6 +4,7 @@ import torch
 from mmengine.model import BaseModel
 
 from gmscavp.models import ClipPreprocessor, Sampling
+from gmscavp.models.samplers import Euler
 from gmscavp.registry import MODELS
 
 RATE, HOP, BANDS = 16_000, 250, 8
@@ -22,30 +23,34 @@ class StandInGenerator(BaseModel):
         self.direction, self.window_s = direction, window_s
         self.scale = torch.nn.Parameter(torch.ones(()))
         self.sampling = Sampling(steps=3)
-        self.sampler = object()
+        self.sampler = Euler()
         self.seen = []
 
     def forward(self):
         raise NotImplementedError
 
     @torch.no_grad()
-    def generate(self, signal, settings, noise=None, progress=None):
+    def generate(self, signal, settings, noise=None, progress=None, samples=1):
         self.seen.append((tuple(signal.shape), settings))
         for step in range(settings.steps):
             if progress:
                 progress(step + 1, settings.steps)
-        draw = torch.Generator().manual_seed(settings.seed)
+        draws = [torch.Generator().manual_seed(settings.seed + k) for k in range(samples)]
         if self.direction == 'v2a':
             assert signal.shape[2] >= self.window_s * CLIP['fps']
             bright = (signal.mean(dim=(1, 3, 4)) + 1) / 2
-            mel = bright.repeat_interleave(RATE // CLIP['fps'] // HOP, dim=1)
+            mel = bright.repeat(samples, 1).repeat_interleave(RATE // CLIP['fps'] // HOP, dim=1)
             return self.scale * mel[:, None, :, None].expand(-1, -1, -1, BANDS) + 0 * settings.guidance
         assert signal.shape[2] >= self.window_s * RATE / HOP
         per_frame = RATE // CLIP['fps'] // HOP
         bright = signal.mean(dim=(1, 3)).unflatten(1, (-1, per_frame)).mean(2) * 2 - 1
-        video = bright[:, None, :, None, None].repeat(1, 3, 1, CLIP['size'], CLIP['size'])
-        video[..., 0, 0] = torch.rand(1, generator=draw)
+        video = bright[:, None, :, None, None].repeat(samples, 3, 1, CLIP['size'], CLIP['size'])
+        for one, draw in zip(video, draws, strict=True):
+            one[..., 0, 0] = torch.rand(1, generator=draw)
         return video
+
+    def solver(self, settings):
+        return self.sampler
 
     def sound(self, mel):
         # At random, as a vocoder may begin: only the caller's seed makes it repeatable.

@@ -1,25 +1,31 @@
 """How a run goes, whatever it trains: logging, checkpoints, moving average, pictures, seeds."""
 
-from mmengine.hooks import DistSamplerSeedHook, EMAHook, IterTimerHook, LoggerHook, ParamSchedulerHook
+from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, LoggerHook
 from mmengine.model import ExponentialMovingAverage
 from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 
+from gmscavp.engine.accumulation import UpdateEMAHook, UpdateSchedulerHook
 from gmscavp.engine.checkpoints import SafeCheckpointHook
 from gmscavp.engine.hooks import BadClipHook, LendModelHook, PictureHook
+from gmscavp.engine.losses_hook import LossesHook
 
 default_scope = 'gmscavp'
 randomness = dict(seed=0)
 # Parts of the model that start from files of weights, for example dict(video_backbone='slowonly.safetensors').
 init = dict()
+# What makes a step faster or smaller (docs/training_speed.md); False changes nothing.
+speed = dict(channels_last=False, checkpointing=False, compile=False)
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))
+# True in `enabled` splits the weights over the ranks, for models that do not fit on one (docs/many_machines.md).
+model_sharding = dict(enabled=False, group=None, unit_parameters=2**18)
 log_processor = dict(window_size=20, by_epoch=True)
 
 default_hooks = dict(
-    runtime_info=dict(type='RuntimeInfoHook'),
+    runtime_info=dict(type=LossesHook),
     timer=dict(type=IterTimerHook),
     sampler_seed=dict(type=DistSamplerSeedHook),
     logger=dict(type=LoggerHook, interval=10),
-    param_scheduler=dict(type=ParamSchedulerHook),
+    param_scheduler=dict(type=UpdateSchedulerHook),
     checkpoint=dict(
         type=SafeCheckpointHook,
         interval=1,
@@ -31,7 +37,7 @@ default_hooks = dict(
 )
 custom_hooks = [
     # The average of the last ten or so epochs' weights is what is evaluated and kept.
-    dict(type=EMAHook, ema_type=ExponentialMovingAverage, momentum=0.02),
+    dict(type=UpdateEMAHook, ema_type=ExponentialMovingAverage, momentum=0.02),
     dict(type=BadClipHook, max_share=0.2),
     dict(type=PictureHook),
     dict(type=LendModelHook),

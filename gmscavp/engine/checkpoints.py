@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there: written beside, made sure of, renamed; and the newest whole one found again.
 
 torch writes a checkpoint as a zip archive, whose CRC-32 of every member and directory at the end tell a whole file from a
-damaged one.
+damaged one; sharded_checkpoints.py has the same for checkpoints that are folders.
 """
 
 import os
@@ -13,6 +13,14 @@ from typing import Any
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from gmscavp.engine.sharded_checkpoints import (
+    CONTENTS,
+    SUFFIX,
+    is_sharded_folder,
+    is_whole_folder,
+    remove_sharded,
+    to_disk,
+)
 from gmscavp.registry import HOOKS
 
 # Written by CheckpointHook for the model that was best so far; its run goes on from another one.
@@ -29,14 +37,16 @@ def put_in_place(part: Path, file: Path) -> None:
 
     Until then it stands for what it stood for before. OSError: the disk does not take it.
     """
-    _to_disk(part)
+    to_disk(part)
     part.replace(file)
     # The name is kept in the folder.
-    _to_disk(file.parent)
+    to_disk(file.parent)
 
 
 def is_whole(file: Path) -> bool:
     """Whether all bytes of a checkpoint are those that were written. It is read once, and nothing in it is run."""
+    if file.is_dir():
+        return is_whole_folder(file)
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.testzip() is None
@@ -50,13 +60,20 @@ def newest_checkpoint(work_dir: Path, say: Callable[[str], None] | None = None) 
 
     say: is told of every damaged one that is passed over.
     """
-    files = [file for file in work_dir.glob('*.pth') if file.is_file() and not file.name.startswith(_BEST)]
-    for file in sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True):
+    files = [file for file in work_dir.glob('*.pth') if file.is_file()]
+    files += [folder for folder in work_dir.glob(f'*{SUFFIX}') if is_sharded_folder(folder)]
+    files = [file for file in files if not file.name.startswith(_BEST)]
+    for file in sorted(files, key=lambda file: (_stands_for(file).stat().st_mtime_ns, file.name), reverse=True):
         if is_whole(file):
             return file
         if say:
             say(f'{file} is damaged and passed over')
     return None
+
+
+def _stands_for(checkpoint: Path) -> Path:
+    """The file that is put in place last, and anew with every save."""
+    return checkpoint / CONTENTS if checkpoint.is_dir() else checkpoint
 
 
 class _RemoveLater:
@@ -70,12 +87,22 @@ class _RemoveLater:
 
     def remove(self, path: str) -> None:
         """Mark a file, as it is now."""
-        self._waiting[str(path)] = os.stat(path).st_ino
+        self._waiting[str(path)] = _stands_for(Path(path)).stat().st_ino
+
+    def rmtree(self, path: str) -> None:
+        """Mark a folder, as it is now."""
+        if is_sharded_folder(Path(path)):
+            self.remove(path)
 
     def settle(self) -> None:
         """Remove what was marked and has not been replaced since."""
         for path, number in self._waiting.items():
-            if os.path.exists(path) and os.stat(path).st_ino == number:
+            file = _stands_for(Path(path))
+            if not file.exists() or file.stat().st_ino != number:
+                continue
+            if os.path.isdir(path):
+                remove_sharded(Path(path))
+            else:
                 self._backend.remove(path)
         self._waiting.clear()
 
@@ -95,12 +122,3 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         super()._save_checkpoint_with_step(runner, step, meta)
         self.file_backend.settle()
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

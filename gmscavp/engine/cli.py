@@ -2,14 +2,22 @@
 
 import errno
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from gmscavp.distributed import lost_ranks
 from gmscavp.errors import UserError
+
+
+# Seconds for the rank that is at fault to end first; a launcher goes by the first, and then ends all others at once.
+_AFTER_OTHERS = 2
 
 
 def run_tool(main: Callable[[], None]) -> None:
     """Run `main`; end a mistake of the user's with one sentence and exit code 2, Ctrl-C with 130.
+
+    A rank that fails because another one has gone ends with a sentence too, and 1.
 
     `--traceback` anywhere on the command line shows the whole traceback instead.
     """
@@ -24,6 +32,19 @@ def run_tool(main: Callable[[], None]) -> None:
         if with_traceback:
             raise
         _end(_sentence(error), 2)
+    except RuntimeError as error:
+        if not lost_ranks(error):
+            raise
+        # The launcher may end this process while it waits.
+        sys.stdout.flush()
+        time.sleep(_AFTER_OTHERS)
+        if with_traceback:
+            raise
+        _end(
+            'another rank has ended or does not answer; what it said itself is the cause. One that only needs longer is '
+            'waited for env_cfg.dist_cfg.timeout seconds.',
+            1,
+        )
     except OSError as error:
         if with_traceback or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -1,4 +1,4 @@
-"""What is between the config and the optimiser: the wrapper behind --amp, and learning rates that fall with depth."""
+"""What is between the config and the optimiser: wrappers that step, and learning rates that fall with depth."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from gmscavp.errors import UserError, near_names
 from gmscavp.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
@@ -26,7 +28,76 @@ _PARAMWISE_KEYS = {
 
 
 @OPTIM_WRAPPERS.register_module()
-class AutocastOptimWrapper(OptimWrapper):
+class StepOptimWrapper(OptimWrapper):
+    """MMEngine's, for which the host never waits for the device, and whose accumulation is exact.
+
+    accumulative_counts: so many batches give one update, by the mean of their gradients; what is left at the end of an
+    epoch is an update of its own, of fewer batches, so that no epoch ends, and no checkpoint is written, with gradients
+    on the way. MMEngine lets such a rest run into the next epoch and loses it where a run is resumed. epoch_steps: batches
+    in an epoch, where there are epochs; the runner says it (accumulation.prepare).
+    """
+
+    def __init__(self, optimizer: Optimizer, accumulative_counts: int = 1, clip_grad: dict | None = None) -> None:
+        super().__init__(optimizer, accumulative_counts, clip_grad)
+        self.epoch_steps: int | None = None
+        self._norm: Tensor | None = None
+
+    @property
+    def accumulative_counts(self) -> int:
+        """Batches of one update."""
+        return self._accumulative_counts
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        """Begin at a step of a run. Raises UserError for a step between two updates, whose gradients are lost."""
+        super().initialize_count_status(model, init_counts, max_counts)
+        place, _ = self._window(init_counts)
+        if place:
+            raise UserError(
+                f'the run to resume stopped {place} batches into an accumulation of {self.accumulative_counts}, whose '
+                'gradients no checkpoint holds; save at multiples of accumulative_counts and resume from such a one.'
+            )
+
+    def should_update(self) -> bool:
+        """Whether the batch that went backward last completes an update."""
+        return self._completes(self._inner_count - 1)
+
+    def should_sync(self) -> bool:
+        """Whether ranks must exchange gradients of the batch that is to come."""
+        return self._completes(self._inner_count)
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """What a batch counts in its update."""
+        return loss / self._window(self._inner_count)[1]
+
+    def take_norm(self) -> Tensor | None:
+        """The norm of the gradients of the last update before clipping, (), once."""
+        norm, self._norm = self._norm, None
+        return norm
+
+    def _window(self, count: int) -> tuple[int, int]:
+        """Where batch number `count` stands among those of one update, and how many they are."""
+        end = self.epoch_steps or (self._max_counts if self._max_counts > 0 else None)
+        number = count if end is None else count % end
+        place = number % self.accumulative_counts
+        length = self.accumulative_counts
+        return place, length if end is None else min(length, end - number + place)
+
+    def _completes(self, count: int) -> bool:
+        place, length = self._window(count)
+        return place == length - 1
+
+    def _clip_grad(self) -> None:
+        # MMEngine reads the norm at once, for which the host waits in every step.
+        weights = [weight for group in self.optimizer.param_groups for weight in group['params']]
+        weights = [weight for weight in weights if weight.grad is not None]
+        if weights:
+            norm = self.clip_func(weights, **self.clip_grad_kwargs)
+            # Of weights that are split over ranks every rank has a part.
+            self._norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+@OPTIM_WRAPPERS.register_module()
+class AutocastOptimWrapper(StepOptimWrapper):
     """bfloat16 autocast on CPU and GPU, and no gradient scaler: bfloat16 has float32's range.
 
     MMEngine's own AmpOptimWrapper refuses to run without a GPU.

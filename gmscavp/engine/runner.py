@@ -1,7 +1,6 @@
 """The runner: MMEngine's, with strict loading, schedules that know how long training is, and errors in plain words."""
 
 import argparse
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +13,22 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gmscavp import compat
-from gmscavp.distributed import start_gloo, world
+from gmscavp.distributed import gather_objects, world
+from gmscavp.engine import accumulation, speed
 from gmscavp.engine.checkpoints import part_name, put_in_place
+from gmscavp.engine.launching import start_processes
+from gmscavp.engine.sharded_checkpoints import read_sharded, spread, write_sharded
+from gmscavp.engine.sharding import (
+    checkpoint_of,
+    folder_name,
+    is_sharded,
+    like_parts,
+    prepare_config,
+    shard_model,
+    sharding_of,
+)
 from gmscavp.errors import UserError
 
-_TORCHRUN_VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 # Weights, their moving average and two moments of AdamW.
 _COPIES_IN_CHECKPOINT = 4
@@ -34,6 +44,8 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
 class PretrainRunner(Runner):
     """Runs a config's training and evaluation."""
 
+    model: Any
+
     def load_checkpoint(
         self,
         filename: str,
@@ -45,13 +57,17 @@ class PretrainRunner(Runner):
 
         strict and revise_keys are MMEngine's: loading is always strict, and 'module.' is always taken off.
         """
-        checkpoint = compat.load_checkpoint_file(filename, map_location)
+        like = like_parts(self.model, self.optim_wrapper) if is_sharded(self.model) else lambda _: None
+        if Path(filename).is_dir():
+            checkpoint = read_sharded(Path(filename), like, lambda part: self._resume or part in ('meta', 'state_dict'))
+        else:
+            checkpoint = spread(compat.load_checkpoint_file(filename, map_location), like)
         if self._resume and 'message_hub' not in checkpoint:
             raise UserError(f'{filename} holds weights alone and no run to resume; start from it with load_from.')
         # MMEngine compares it with ours by running it, and a checkpoint is not to run anything.
         checkpoint.get('meta', {}).pop('config', None)
         # Files of bare weights have no such entry, which MMEngine's hooks look for.
-        checkpoint['state_dict'] = whole_weights(filename, checkpoint, self.bare_model)
+        checkpoint['state_dict'] = spread(whole_weights(filename, checkpoint, self.bare_model), like, 'state_dict')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         self.bare_model.load_state_dict(checkpoint['state_dict'])
         self._has_loaded = True
@@ -71,10 +87,14 @@ class PretrainRunner(Runner):
     ) -> None:
         """Save what MMEngine saves, under its name only when it is whole. UserError: the disk does not take it.
 
-        Whatever stops this, what stood under the name before stays.
+        Whatever stops this, what stood under the name before stays. A sharded model is saved as a folder.
         """
         part, file = Path(out_dir, part_name(filename)), Path(out_dir, filename)
         try:
+            if is_sharded(self.model):
+                file = file.with_name(folder_name(filename))
+                write_sharded(file, checkpoint_of(self, save_optimizer, save_param_scheduler, meta, by_epoch))
+                return
             super().save_checkpoint(
                 out_dir, part.name, file_client_args, save_optimizer, save_param_scheduler, meta, by_epoch, backend_args
             )
@@ -99,11 +119,42 @@ class PretrainRunner(Runner):
         for step in steps if isinstance(steps, list) else []:
             if isinstance(step, dict) and step.get('by_epoch', True) and 'end' not in step:
                 step['end'] = self.max_epochs
+            if isinstance(step, dict):
+                step.update(
+                    accumulation.in_updates(step, self.optim_wrapper, len(self.train_dataloader), self.max_iters)
+                )
         return super().build_param_scheduler(scheduler)
+
+    def build_model(self, model: Any) -> nn.Module:
+        """Build the model, laid out in memory as `speed` says."""
+        built = super().build_model(model)
+        speed.prepare(built, speed.speed_of_run(self.cfg))
+        return built
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build the optimiser. Raises UserError for a fused one on the wrong device, and for accumulation not exact."""
+        built = super().build_optim_wrapper(optim_wrapper)
+        for wrapper in getattr(built, 'optim_wrappers', {'': built}).values():
+            speed.check_fused(wrapper.optimizer)
+        accumulation.prepare(built, self.bare_model, self.train_loop, self.hooks)
+        return built
+
+    def _maybe_compile(self, target: str) -> None:
+        # MMEngine would compile the whole step, optimiser and all, in many graphs. Weights and moments are loaded by now.
+        wrappers = getattr(self.optim_wrapper, 'optim_wrappers', {'': self.optim_wrapper})
+        for wrapper in wrappers.values():
+            speed.match_layouts(wrapper.optimizer)
+        settings = speed.speed_of_run(self.cfg)
+        if settings.compile:
+            names = speed.compile_parts(self.bare_model, settings.compile, settings.checkpointing)
+            self.logger.info(f'compiled in the first steps, which take longer: {", ".join(names)}')
 
     @staticmethod
     def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
-        """Build a loader; without worker processes there are none to keep."""
+        """Build a loader; without worker processes there are none to keep, without a GPU none to pin batches for."""
+        if isinstance(dataloader, dict):
+            pinned = dataloader.get('pin_memory', True) and torch.cuda.is_available()
+            dataloader = {**dataloader, 'pin_memory': pinned}
         if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
             dataloader = {**dataloader, 'persistent_workers': False}
         return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
@@ -119,10 +170,43 @@ class PretrainRunner(Runner):
     def train(self) -> nn.Module:
         """Check that the checkpoints will fit on the disk, start the parts that `init` names from files, then train."""
         self._check_disk()
+        self._demand_one_checkpoint()
         # A run that is resumed has all its weights in its checkpoint.
         if not self._resume:
             self._start_parts(self.cfg.get('init', {}))
+        self._shard()
         return super().train()
+
+    def test(self) -> dict:
+        """Evaluate."""
+        self._shard()
+        return super().test()
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Put the model on its device and under DistributedDataParallel; one to be sharded stays as it is until it runs."""
+        return model if sharding_of(self.cfg) else super().wrap_model(model_wrapper_cfg, model)
+
+    def _init_model_weights(self) -> None:
+        # Sharding has given all ranks the same weights; MMEngine would send parts about as if they were whole.
+        if not is_sharded(self.model):
+            super()._init_model_weights()
+
+    def _shard(self) -> None:
+        settings = sharding_of(self.cfg)
+        if settings is None or is_sharded(self.model):
+            return
+        kind = self.cfg.get('optim_wrapper', {}).get('type')
+        self.model = shard_model(self.model, settings, 'AutocastOptimWrapper' in str(kind))
+        self.logger.info(f'weights are split over {settings.group or world()[1]} of {world()[1]} ranks')
+
+    def _demand_one_checkpoint(self) -> None:
+        """Raise UserError where ranks would go on from different checkpoints, or some from none."""
+        found = gather_objects(Path(self._load_from).name if self._resume and self._load_from else 'none')
+        if len({*found}) > 1:
+            raise UserError(
+                f'the ranks go on from different checkpoints ({", ".join(sorted({*found}))}); put --work-dir on a disk '
+                'that all machines share.'
+            )
 
     def _start_parts(self, files: Mapping[str, str]) -> None:
         for part, file in files.items():
@@ -150,7 +234,8 @@ class PretrainRunner(Runner):
 def build_runner(config: Config, launcher: str = 'none') -> PretrainRunner:
     """Build all parts of a run. Raises UserError for settings that do not fit together."""
     config.launcher = launcher
-    _start_processes(config)
+    prepare_config(config)
+    start_processes(config)
     try:
         return PretrainRunner.from_cfg(config)
     except TypeError as error:
@@ -158,24 +243,6 @@ def build_runner(config: Config, launcher: str = 'none') -> PretrainRunner:
         if 'argument' not in str(error):
             raise
         raise UserError(f'the config does not fit: {error}') from error
-
-
-def _start_processes(config: Config) -> None:
-    if config.launcher == 'none':
-        return
-    if config.launcher == 'pytorch':
-        missing = [name for name in _TORCHRUN_VARIABLES if name not in os.environ]
-        if missing:
-            raise UserError(
-                f'--launcher pytorch needs {", ".join(missing)} from torchrun; start it with '
-                'bash tools/dist_train.sh CONFIG GPUS.'
-            )
-        if not torch.cuda.is_available():
-            # MMEngine would choose a GPU here; the process group has to be there before it looks.
-            start_gloo()
-            config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
-    elif config.launcher == 'slurm' and 'SLURM_PROCID' not in os.environ:
-        raise UserError('--launcher slurm needs the variables of srun; start it with bash tools/slurm_train.sh.')
 
 
 def whole_weights(filename: str | Path, checkpoint: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:

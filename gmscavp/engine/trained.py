@@ -1,6 +1,7 @@
 """A trained model from its config and checkpoint, without the rest of a run."""
 
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from torch import nn
@@ -8,14 +9,19 @@ from torch import nn
 from gmscavp import compat
 from gmscavp.engine.checkpoints import newest_checkpoint
 from gmscavp.engine.runner import whole_weights
+from gmscavp.engine.sharded_checkpoints import is_sharded_folder, read_sharded
 from gmscavp.errors import UserError
 from gmscavp.registry import MODELS
 
 
 def find_checkpoint(path: Path) -> Path:
-    """A .pth file as it is, the newest checkpoint of a work directory. UserError when there is none."""
-    checkpoint = newest_checkpoint(path) if path.is_dir() else path
-    if checkpoint is None or not checkpoint.is_file():
+    """A checkpoint as it is, a file or the folder of a sharded model; of a work directory its newest one.
+
+    UserError when there is none.
+    """
+    whole = path.is_file() or is_sharded_folder(path)
+    checkpoint = path if whole else newest_checkpoint(path) if path.is_dir() else None
+    if checkpoint is None:
         raise UserError(f'there is no checkpoint at {path}; train first, or give the path of a .pth file.')
     return checkpoint
 
@@ -24,5 +30,12 @@ def load_model(config: Config, path: Path) -> nn.Module:
     """The config's model with all weights of the checkpoint, ready to be used. UserError: they do not fit."""
     file = find_checkpoint(path)
     model = MODELS.build(config.model)
-    model.load_state_dict(whole_weights(file, compat.load_checkpoint_file(file, 'cpu'), model))
+    model.load_state_dict(whole_weights(file, whole_checkpoint(file), model))
     return model.eval()
+
+
+def whole_checkpoint(path: Path) -> dict[str, Any]:
+    """Meta data and whole weights of a checkpoint, be it a file or a sharded model's folder, in this process alone."""
+    if path.is_dir():
+        return read_sharded(path, lambda _: None, lambda part: part in ('meta', 'state_dict'))
+    return compat.load_checkpoint_file(path, 'cpu')

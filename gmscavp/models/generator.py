@@ -100,43 +100,58 @@ class CrossModalGenerator(BaseModel):
         given, wanted = (video, mel) if self.direction == 'v2a' else (mel, video)
         with torch.no_grad():
             x0 = self.codec.encode(self._checked(wanted)).repeat_interleave(self.draws, dim=0)
-        condition = [tokens.repeat_interleave(self.draws, dim=0) for tokens in self.encode(given)]
+        condition = self.encode(given)
         t = self.scheduler.sample_t(len(x0), x0.device)
         noisy, target = self.scheduler.add_noise(x0, torch.randn_like(x0), t)
-        keep = torch.rand(len(x0), device=x0.device) >= self.null_prob
-        predicted = self._raw(noisy, t, condition, keep)
+        keep = torch.rand(len(given), device=x0.device) >= self.null_prob
+        # What a clip's condition is to the network is worked out once for all its draws.
+        predicted = self._raw(noisy, t, *_repeated(self.denoiser.remember(condition, keep), self.draws))
         error = (predicted.float() - target).square().flatten(1).mean(1)
         return {'loss_diffusion': (self.scheduler.weight(t) * error).mean()}
 
     @torch.no_grad()
     def generate(
-        self, signal: Tensor, settings: Sampling, noise: Tensor | None = None, progress: Progress | None = None
+        self,
+        signal: Tensor,
+        settings: Sampling,
+        noise: Tensor | None = None,
+        progress: Progress | None = None,
+        samples: int = 1,
     ) -> Tensor:
         """v2a: video (B, 3, T, H, W) -> mel (B, 1, F, M); a2v: mel -> video. As long as the signal it is given.
 
         A longer signal than one clip is taken in overlapping windows that agree at every step of the sampler; a shorter
         one is filled up by its last picture, or by silence. noise: (B, C, *places) of the whole; by default drawn from
-        settings.seed, clip n apart from the others.
+        settings.seed, clip n apart from the others. samples: so many of every clip at once, side by side in the batch
+        (B samples); number k is that of settings.seed + k, up to rounding. UserError: several by a sampler that draws.
         """
         whole, starts, total = self._laid_out(signal, settings.overlap)
         window, length = self.window, self.places[0]
         parts = [whole[:, :, start : start + window] for start in starts]
-        denoisers = [self._denoise(part, settings) for part in parts]
+        denoisers = [self._denoise(part, settings, samples) for part in parts]
         latent_starts = [start * length // window for start in starts]
         denoise = denoisers[0] if len(parts) == 1 else windowed(denoisers, latent_starts, length, total)
-        sampler = SAMPLERS.build(dict(settings.sampler)) if settings.sampler else self.sampler
+        sampler = self.solver(settings)
+        if samples > 1 and sampler.stochastic:
+            raise UserError(f'{type(sampler).__name__} draws noise on the way; make its samples one at a time.')
         if progress is not None:
             denoise = _counted(denoise, sampler.evaluations(settings.steps), progress)
         grid = self.scheduler.grid(settings.steps).to(signal.device)
         alpha, sigma = self.scheduler.alpha_sigma(grid[:1])
         if noise is None:
-            noise = self._noise(len(signal), [total, *self.places[1:]], settings.seed)
+            places = [total, *self.places[1:]]
+            drawn = [self._noise(len(signal), places, settings.seed + k) for k in range(samples)]
+            noise = torch.stack(drawn, dim=1).flatten(0, 1)
         # From torch's own generator, which a stochastic sampler draws from too.
         with torch.random.fork_rng([signal.device] if signal.is_cuda else []):
             torch.manual_seed(settings.seed)
             x0 = sampler(denoise, noise.to(signal.device) * torch.hypot(alpha, sigma), grid, self.scheduler)
         made = self.codec.decode(x0)
         return made[:, :, : round(signal.shape[2] * self.size[0] / window)]
+
+    def solver(self, settings: Sampling) -> Any:
+        """The sampler that these settings ask for, the model's own by default."""
+        return SAMPLERS.build(dict(settings.sampler)) if settings.sampler else self.sampler
 
     def sound(self, mel: Tensor) -> Tensor:
         """(B, 1, F, M) -> (B, F * hop) waveform in [-1, 1], by the vocoder."""
@@ -190,10 +205,10 @@ class CrossModalGenerator(BaseModel):
     def _raw(self, x: Tensor, t: Tensor, condition: Any, keep: Tensor | None = None) -> Tensor:
         return self.denoiser(self.scheduler.scale_input(x, t), self.scheduler.unit_time(t), condition, keep)
 
-    def _denoise(self, signal: Tensor, settings: Sampling) -> Denoise:
+    def _denoise(self, signal: Tensor, settings: Sampling, samples: int) -> Denoise:
         """The clean signal that the network sees in x under one window, with the guidance that was asked for."""
-        condition = self.encode(signal)
-        nothing = torch.zeros(len(signal), dtype=torch.bool, device=signal.device)
+        condition = [x.repeat_interleave(samples, dim=0) for x in self.encode(signal)]
+        nothing = torch.zeros(len(signal) * samples, dtype=torch.bool, device=signal.device)
         known = self.denoiser.remember(condition)
         # Without guidance the null condition is never asked.
         null = known if settings.guidance == 1 else self.denoiser.remember(condition, nothing)
@@ -212,7 +227,7 @@ class CrossModalGenerator(BaseModel):
             raise UserError(
                 'alignment guidance needs a classifier; train one (docs/alignment.md) and name it in model.'
             )
-        tokens = self.classifier.encode_video(signal)
+        tokens = self.classifier.encode_video(signal.repeat_interleave(samples, dim=0))
         return aligned(pushed, lambda x, t: self.classifier.log_prob(x, t, tokens), path, settings.alignment)
 
     def _laid_out(self, signal: Tensor, overlap: float) -> tuple[Tensor, list[int], int]:
@@ -242,6 +257,16 @@ class CrossModalGenerator(BaseModel):
                 'bands) of the log-mel, or (frames, height, width) of the video.'
             )
         return signal
+
+
+def _repeated(known: Any, times: int) -> Any:
+    """What Denoiser.remember gave, every clip `times` times in a row: (B, ...) -> (B * times, ...) for each tensor."""
+    if isinstance(known, Tensor):
+        return known.repeat_interleave(times, dim=0) if times > 1 else known
+    if isinstance(known, list | tuple):
+        parts = [_repeated(part, times) for part in known]
+        return type(known)(*parts) if hasattr(known, '_fields') else type(known)(parts)
+    return known
 
 
 def _counted(denoise: Denoise, total: int, progress: Progress) -> Denoise:

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from gmscavp.errors import UserError
 
@@ -26,6 +28,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
         return memory_efficient_attention(query, key, value)
     query, key, value = (rearrange(x, 'b n h k -> b h n k') for x in (query, key, value))
     return rearrange(F.scaled_dot_product_attention(query, key, value, attn_mask=mask), 'b h n k -> b n h k')
+
+
+def run_again(layer: nn.Module, *given: Any) -> Any:
+    """layer(*given), whose activations are computed again in the backward pass instead of being kept. Chen et al. 2016."""
+    return checkpoint(layer, *given, use_reentrant=False) if torch.is_grad_enabled() else layer(*given)
 
 
 class Rotation(nn.Module):

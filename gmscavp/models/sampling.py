@@ -85,7 +85,10 @@ def windowed(parts: list[Denoise], starts: list[int], length: int, total: int) -
         whole = torch.zeros_like(x)
         for part, start, weight in zip(parts, starts, weights, strict=True):
             shape = (-1, *[1] * (x.dim() - 3))
-            whole[:, :, start : start + length] += weight.to(x).view(shape) * part(x[:, :, start : start + length], t)
+            # Laid out in memory as a clip is, strides of axes of one place included (which `contiguous` leaves): a
+            # compiled denoiser is made anew for another layout.
+            seen = part(x[:, :, start : start + length].clone(memory_format=torch.contiguous_format), t)
+            whole[:, :, start : start + length] += weight.to(x).view(shape) * seen
         return whole
 
     return denoise

@@ -119,6 +119,18 @@ def test_settings_reach_the_model(generate, runs, video, tmp_path, monkeypatch):
     assert (sampling.alignment, sampling.sampler) == (2, {'type': 'Heun'})
 
 
+def test_samples_at_once_and_what_cannot_be_compiled(generate, runs, video, tmp_path):
+    for name, more in (('a', []), ('b', ['--batch', 2])):
+        out = tmp_path / f'{name}.mp4'
+        assert generate(*runs['v2a'], '--video', video, '--out', out, '--num-samples', 3, *more)[0] == 0
+    for k in (1, 2, 3):
+        assert (tmp_path / f'a_{k}.mp4').read_bytes() == (tmp_path / f'b_{k}.mp4').read_bytes()
+    for wrong, said in ((['--batch', 0], '--batch must be at least 1'), (['--compile'], 'has no denoiser to compile')):
+        code, words = generate(*runs['v2a'], '--video', video, '--out', tmp_path / 'c.mp4', *wrong)
+        assert code == 2
+        assert said in words
+
+
 def test_a_video_for_a_sound(generate, runs, tmp_path):
     sound = write_media(tmp_path / 'in.m4a', None, click([0.5]), duration_s=5.1)
     out = tmp_path / 'out.mp4'

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from gmscavp.errors import UserError
 from gmscavp.models import Sampling
@@ -28,8 +29,9 @@ def tiny(**changes):
     torch.manual_seed(0)
     model = MODELS.build({**TINY, **changes})
     # The last layer starts at zero, where nothing would depend on anything.
-    for layer in (model.denoiser.out, *(block.modulation for block in model.denoiser.blocks)):
-        torch.nn.init.normal_(layer.weight, std=0.2)
+    for weight in model.denoiser.parameters():
+        if weight.dim() > 1 and not weight.any():
+            torch.nn.init.normal_(weight, std=0.2)
     return model.eval()
 
 
@@ -84,6 +86,49 @@ def test_same_seed_same_sound_other_seed_other_sound_and_batches_do_not_matter()
     assert torch.equal(made, model.generate(video, Sampling(steps=4)))
     assert not torch.allclose(made, model.generate(video, Sampling(steps=4, seed=1)), atol=1e-2)
     assert torch.allclose(made[:2], model.generate(video[:2], Sampling(steps=4)), atol=1e-5)
+
+
+@pytest.mark.parametrize('frames', [8, 13])
+def test_samples_at_once_are_those_of_their_seeds(frames):
+    model, video = tiny(), clips(2, frames)
+    made = model.generate(video, Sampling(steps=4, seed=3), samples=3).unflatten(0, (2, 3))
+    for k in range(3):
+        alone = model.generate(video, Sampling(steps=4, seed=3 + k))
+        assert torch.allclose(made[:, k], alone, atol=1e-5)
+        assert not torch.allclose(made[:, k], made[:, k - 1], atol=1e-2)
+    # One draw after the other would not be that of a sample's own seed.
+    with pytest.raises(UserError, match='EulerAncestral draws noise'):
+        model.generate(video, Sampling(sampler=dict(type='EulerAncestral')), samples=2)
+    assert not model.solver(Sampling(sampler=dict(type='DDIM'))).stochastic
+    assert model.solver(Sampling(sampler=dict(type='DDIM', eta=0.5))).stochastic
+
+
+@pytest.mark.parametrize(
+    'denoiser',
+    [
+        TINY['denoiser'] | dict(depth=2),
+        dict(type='UNetDenoiser', width=8, multipliers=[1], attention_levels=[], heads=2, context=16),
+    ],
+    ids=['LatentTransformer', 'UNetDenoiser'],
+)
+def test_compiled_it_makes_the_same_and_is_compiled_once(denoiser):
+    plain, model = tiny(denoiser=denoiser), tiny(denoiser=denoiser)
+    # Graphs without machine code, which takes half a minute to make; benchmarks/sampling.py tests that.
+    model.denoiser.compile_steps('eager')
+    assert plain.state_dict().keys() == model.state_dict().keys()
+    torch._dynamo.reset()
+    counters.clear()
+    for video, settings in (
+        (clips(1), Sampling(steps=2)),
+        (clips(2)[1:], Sampling(steps=3, seed=1, sampler=dict(type='Heun'))),
+        (clips(1, 21), Sampling(steps=2, overlap=0.4)),
+        (clips(1), Sampling(steps=2, guidance=1.0)),
+    ):
+        assert torch.allclose(model.generate(video, settings), plain.generate(video, settings), atol=1e-5)
+        assert counters['stats']['unique_graphs'] == 1, 'blocks, steps, clips and windows share what was compiled'
+    model.generate(clips(2), Sampling(steps=2))
+    assert counters['stats']['unique_graphs'] == 2, 'another number of clips at once is compiled by itself'
+    torch._dynamo.reset()
 
 
 def test_the_condition_matters_and_guidance_0_forgets_it():

@@ -106,6 +106,18 @@ def test_the_noise_level_matters_and_clips_do_not_mix(changes):
     torch.testing.assert_close(whole[1:2], alone, atol=1e-5, rtol=1e-4)
 
 
+def test_what_is_remembered_of_a_condition_is_the_condition(monkeypatch):
+    model = denoiser()
+    x, t, condition = drawn()
+    for keep in (None, torch.zeros(len(t), dtype=torch.bool), torch.arange(len(t)) > 0):
+        known, expected = model.remember(condition, keep), [model(x, at, condition, keep) for at in (t, 1 - t)]
+        with monkeypatch.context() as patch:
+            patch.setattr(model, '_source', None)  # not asked again
+            assert all(torch.equal(model(x, at, *known), made) for at, made in zip((t, 1 - t), expected, strict=True))
+    model.gradient_checkpointing = True
+    assert torch.equal(model(x, t, condition), model(x, t, *model.remember(condition)))
+
+
 def test_every_place_is_seen_from_every_other():
     model = denoiser()
     x, t, condition = drawn(clips=1)

@@ -1,8 +1,10 @@
 """AdamW with warm-up and cosine decay to the end of training. CAVP's settings but for the learning rate."""
 
-from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
+from mmengine.optim import CosineAnnealingLR, LinearLR
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
 from torch.optim import AdamW
+
+from gmscavp.engine.optim import StepOptimWrapper
 
 max_epochs = 20
 val_interval = 5
@@ -12,7 +14,7 @@ val_cfg = dict(type=ValLoop)
 test_cfg = dict(type=TestLoop)
 
 optim_wrapper = dict(
-    type=OptimWrapper,
+    type=StepOptimWrapper,
     optimizer=dict(type=AdamW, lr=2e-3, betas=(0.9, 0.999), weight_decay=0.2),
     clip_grad=dict(max_norm=5.0),
     # Decay is for matrices: not for norms, biases and the logit scale.

@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from gmscavp.models.backbones.base import Backbone
+from gmscavp.models.backbones.batch_norm import run_checkpointed
 from gmscavp.registry import BACKBONES
 from gmscavp.structures import Features
 
@@ -42,10 +43,14 @@ class TinyVideoNet(Backbone):
 
     (B, 3, T, H, W) in [-1, 1] -> one (B, T, h * w, C) per stage; stage i halves the picture after a stem that divides it
     by stem_stride. width: channels of the stem, doubled by every stage. 0.09 M parameters at width 16 and two stages.
+    gradient_checkpointing: less memory, one more forward pass.
     """
 
-    def __init__(self, width: int = 16, stages: int = 2, stem_stride: int = 4) -> None:
+    def __init__(
+        self, width: int = 16, stages: int = 2, stem_stride: int = 4, gradient_checkpointing: bool = False
+    ) -> None:
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         kernel = stem_stride + 3
         self.stem = nn.Conv3d(
             3, width, (3, kernel, kernel), stride=(1, stem_stride, stem_stride), padding=(1, kernel // 2, kernel // 2)
@@ -63,7 +68,7 @@ class TinyVideoNet(Backbone):
         features: Features = []
         x = self.stem(video)
         for stage in self.stages:
-            x = stage(x)
+            x = run_checkpointed(stage, x) if self.gradient_checkpointing else stage(x)
             features.append(rearrange(x, 'b c t h w -> b t (h w) c'))
         return features
 
@@ -94,10 +99,17 @@ class TinyAudioNet(Backbone):
 
     (B, 1, F, M) -> one (B, F_i, M_i, C_i) per stage. strides: (time, frequency) divisors of each stage, after a stem that
     divides both by 2. width: channels of the stem, doubled by every stage. 0.49 M parameters at width 16 and three stages.
+    gradient_checkpointing: less memory, one more forward pass.
     """
 
-    def __init__(self, width: int = 16, strides: Sequence[tuple[int, int]] = ((2, 2), (1, 2), (1, 2))) -> None:
+    def __init__(
+        self,
+        width: int = 16,
+        strides: Sequence[tuple[int, int]] = ((2, 2), (1, 2), (1, 2)),
+        gradient_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         self.stem = nn.Conv2d(1, width, 5, stride=2, padding=2)
         channels = [width * 2**i for i in range(len(strides) + 1)]
         self.stages = nn.ModuleList(
@@ -114,6 +126,6 @@ class TinyAudioNet(Backbone):
         features: Features = []
         x = self.stem(mel)
         for stage in self.stages:
-            x = stage(x)
+            x = run_checkpointed(stage, x) if self.gradient_checkpointing else stage(x)
             features.append(rearrange(x, 'b c t m -> b t m c'))
         return features

@@ -46,6 +46,13 @@ class LatentDenoiser(nn.Module, ABC):
         """
         return condition, keep
 
+    def compile_steps(self, backend: str = 'inductor') -> None:
+        """Have torch.compile make, at the first call, what is asked at every step of a sampler; anew for other shapes.
+
+        Weights and their names stay as they are. backend: torch.compile's; its own one needs a C++ compiler on a CPU.
+        """
+        self.compile(dynamic=False, backend=backend)
+
 
 def token_times(lengths: list[int]) -> Tensor:
     """The moment in the middle of every token of every scale, clip = [0, 1]: (sum of lengths,)."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gmscavp.errors import UserError
 from gmscavp.models.denoisers.base import LatentDenoiser, token_times
-from gmscavp.models.layers import Attention, Rotation, sinusoid
+from gmscavp.models.layers import Attention, Rotation, run_again, sinusoid
 from gmscavp.registry import DENOISERS
 from gmscavp.structures import Pyramid
 
@@ -84,7 +84,7 @@ class LatentTransformer(LatentDenoiser):
     the noise level by AdaLN-zero (Peebles & Xie 2023). aligned: the condition's finest scale is also added to the patches
     of the same moment; where several of its tokens fall into one patch, each has its own weights, so that a patch knows
     when within it something happens. patch: places of a patch along each axis. width, depth, heads: of the transformer.
-    The other arguments are filled in by the generator.
+    gradient_checkpointing: less memory, one more forward pass. The other arguments are filled in by the generator.
     """
 
     times: Tensor
@@ -100,8 +100,10 @@ class LatentTransformer(LatentDenoiser):
         depth: int = 6,
         heads: int = 6,
         aligned: bool = True,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         self.patch, self.grid = list(patch), _grid(size, patch)
         self.width, self.lengths = width, list(condition_lengths)
         values = channels * prod(patch)
@@ -131,7 +133,8 @@ class LatentTransformer(LatentDenoiser):
             hidden = hidden + known.now
         level = self.level(sinusoid(t, self.width))
         for block, (key, value) in zip(self.blocks, known.looked_up, strict=True):
-            hidden = block(hidden, level, key, value, self.rotation)
+            given = (hidden, level, key, value, self.rotation)
+            hidden = run_again(block, *given) if self.gradient_checkpointing else block(*given)
         shift, scale = self.last_modulation(level)[:, None].chunk(2, dim=-1)
         return unpatched(self.out(self.norm(hidden) * (1 + scale) + shift), self.patch, self.grid)
 
@@ -143,6 +146,11 @@ class LatentTransformer(LatentDenoiser):
             now = now if keep is None else torch.where(keep[:, None, None], now, 0.0)
         source = self._source(condition, keep)
         return Remembered(now, [block.cross_attention.keys_values(source) for block in self.blocks]), None
+
+    def compile_steps(self, backend: str = 'inductor') -> None:
+        """See LatentDenoiser; one block is compiled, for all of them."""
+        for block in self.blocks:
+            block.compile(dynamic=False, backend=backend)
 
     def _source(self, condition: Pyramid, keep: Tensor | None) -> Tensor:
         """The condition's tokens of all scales with their place in time, or the null condition: (B, M, W)."""

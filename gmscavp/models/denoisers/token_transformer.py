@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from gmscavp.errors import UserError
 from gmscavp.models.denoisers.base import Denoiser, token_times
-from gmscavp.models.layers import Attention, sinusoid
+from gmscavp.models.layers import Attention, run_again, sinusoid
 from gmscavp.registry import DENOISERS
 from gmscavp.structures import Pyramid
 
@@ -44,7 +44,8 @@ class TokenTransformer(Denoiser):
 
     width, depth, heads: of the transformer. aligned: beside attending to all of the condition, every token is given the
     condition's token of its own scale and step, which covers the same moment; without it a denoiser learns only slowly
-    where to look. The other arguments are filled in by the diffusion objective.
+    where to look. gradient_checkpointing: less memory, one more forward pass. The other arguments are filled in by the
+    diffusion objective.
     """
 
     mask: Tensor
@@ -61,9 +62,11 @@ class TokenTransformer(Denoiser):
         depth: int = 2,
         heads: int = 4,
         aligned: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.lengths, self.width = list(lengths), width
+        self.gradient_checkpointing = gradient_checkpointing
         self.into = nn.ModuleList(nn.Linear(count, width) for count in channels)
         self.out = nn.ModuleList(nn.Linear(width, count) for count in channels)
         self.condition_in = nn.Linear(condition_dim, width)
@@ -93,7 +96,8 @@ class TokenTransformer(Denoiser):
             hidden = hidden + (now if keep is None else torch.where(keep[:, None, None], now, 0.0))
         level = self.level(sinusoid(t, self.width))
         for block in self.blocks:
-            hidden = block(hidden, level, source, self.mask)
+            given = (hidden, level, source, self.mask)
+            hidden = run_again(block, *given) if self.gradient_checkpointing else block(*given)
         parts = self.norm(hidden).split(self.lengths, dim=1)
         return [out(part) for out, part in zip(self.out, parts, strict=True)]
 

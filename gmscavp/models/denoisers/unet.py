@@ -1,6 +1,7 @@
 """The U-Net of latent diffusion, for latents laid out over time and bands."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from gmscavp.errors import UserError
 from gmscavp.models.denoisers.base import LatentDenoiser
-from gmscavp.models.layers import Attention, sinusoid
+from gmscavp.models.layers import Attention, run_again, sinusoid
 from gmscavp.registry import DENOISERS
 from gmscavp.structures import Pyramid
 
@@ -58,6 +59,15 @@ class _GatedMLP(nn.Module):
         return self.out(value * F.gelu(gate))
 
 
+LookedUp = tuple[Tensor, Tensor] | None
+
+
+class Remembered(NamedTuple):
+    """What a condition is to the network at every noise level: keys and values of every step, None where none attends."""
+
+    looked_up: list[LookedUp]
+
+
 class _Attending(nn.Module):
     """Places attend to each other and to the condition. Rombach et al. 2022, section 3.3."""
 
@@ -70,11 +80,11 @@ class _Attending(nn.Module):
         self.mlp = _GatedMLP(channels)
         self.out = _zeroed(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """(B, C, F, M), (B, N, S) -> (B, C, F, M)."""
+    def forward(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """x (B, C, F, M), key and value of the condition (B, N, H, K) -> (B, C, F, M)."""
         tokens = rearrange(self.into(x), 'b c f m -> b (f m) c')
         tokens = tokens + self.self_attention(self.norms[0](tokens))
-        tokens = tokens + self.cross_attention(self.norms[1](tokens), source)
+        tokens = tokens + self.cross_attention.look_up(self.norms[1](tokens), key, value)
         tokens = tokens + self.mlp(self.norms[2](tokens))
         return x + self.out(rearrange(tokens, 'b (f m) c -> b c f m', f=x.shape[2]))
 
@@ -91,11 +101,11 @@ class _Step(nn.Module):
         super().__init__()
         self.block, self.attending, self.resize = block, attending, resize
 
-    def forward(self, x: Tensor, level: Tensor, source: Tensor) -> Tensor:
+    def forward(self, x: Tensor, level: Tensor, looked_up: LookedUp) -> Tensor:
         if self.block is not None:
             x = self.block(x, level)
-        if self.attending is not None:
-            x = self.attending(x, source)
+        if self.attending is not None and looked_up is not None:
+            x = self.attending(x, *looked_up)
         return x if self.resize is None else self.resize(x)
 
 
@@ -107,8 +117,8 @@ class UNetDenoiser(LatentDenoiser):
     width, one a level, each level half the size of the one before; blocks: residual blocks a level on the way down (one
     more on the way up); attention_levels: which levels, 0 the finest, attend to themselves and to the condition, beside
     the middle, which always does; heads: of the attention; context: width that the condition's tokens of all scales are
-    mapped to, beside a learned position each. The null condition is one learned token. The other arguments are filled in
-    by the generator.
+    mapped to, beside a learned position each. The null condition is one learned token. gradient_checkpointing: less
+    memory, one more forward pass. The other arguments are filled in by the generator.
 
     The defaults are small enough for a CPU. The ancestor's sizes, for latents of 4 channels over 64 x 16 places:
     width=320, multipliers=[1, 2, 4, 4], blocks=2, attention_levels=[0, 1, 2], heads=8, context=768: 860.0 M parameters
@@ -127,8 +137,10 @@ class UNetDenoiser(LatentDenoiser):
         attention_levels: Sequence[int] = (2, 3),
         heads: int = 4,
         context: int = 128,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         widths = [width * multiplier for multiplier in multipliers]
         _demand_sizes(size, widths, blocks, attention_levels, heads)
         self.width, self.level_width = width, 4 * width
@@ -151,19 +163,32 @@ class UNetDenoiser(LatentDenoiser):
         self.up = self._way_up(widths, blocks, kept)
         self.out = nn.Sequential(_norm(widths[0]), nn.SiLU(), _zeroed(nn.Conv2d(widths[0], channels, 3, padding=1)))
 
-    def forward(self, x: Tensor, t: Tensor, condition: Pyramid, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Pyramid | Remembered, keep: Tensor | None = None) -> Tensor:
         """See LatentDenoiser; x (B, C, F, M)."""
-        level, source = self.level(sinusoid(t, self.width)), self._source(condition, keep)
+        known = condition if isinstance(condition, Remembered) else self.remember(condition, keep)[0]
+        level, looked_up = self.level(sinusoid(t, self.width)), iter(known.looked_up)
+
+        def passed(step: nn.Module, hidden: Tensor) -> Tensor:
+            given = (hidden, level, next(looked_up))
+            return run_again(step, *given) if self.gradient_checkpointing else step(*given)
+
         hidden = self.into(x)
         kept = [hidden]
         for step in self.down:
-            hidden = step(hidden, level, source)
+            hidden = passed(step, hidden)
             kept.append(hidden)
         for step in self.middle:
-            hidden = step(hidden, level, source)
+            hidden = passed(step, hidden)
         for step in self.up:
-            hidden = step(torch.cat([hidden, kept.pop()], dim=1), level, source)
+            hidden = passed(step, torch.cat([hidden, kept.pop()], dim=1))
         return self.out(hidden)
+
+    def remember(self, condition: Pyramid, keep: Tensor | None = None) -> tuple[Remembered, None]:
+        """See LatentDenoiser."""
+        source = self._source(condition, keep)
+        steps: Any = (*self.down, *self.middle, *self.up)
+        attending = [step.attending for step in steps]
+        return Remembered([each and each.cross_attention.keys_values(source) for each in attending]), None
 
     def _source(self, condition: Pyramid, keep: Tensor | None) -> Tensor:
         """The condition's tokens of all scales with their positions, or the null condition: (B, N, context)."""

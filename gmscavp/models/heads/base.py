@@ -16,10 +16,12 @@ class ContrastiveHead(nn.Module, ABC):
     """Aligns the pyramids of the two modalities.
 
     lengths: tokens a scale of the pyramids, filled in by the model. takes_places: it wants tokens that keep their places,
-    (B, L_s, P, D), as DensePyramid gives them.
+    (B, L_s, P, D), as DensePyramid gives them. compares_clips: its loss is no mean over clips, since it tells each from
+    the others of its batch, so that batches cannot be accumulated in place of a larger one.
     """
 
     takes_places: bool = False
+    compares_clips: bool = True
 
     @abstractmethod
     def forward(self, video: Pyramid, audio: Pyramid, segments: int = 1) -> Losses:

@@ -153,7 +153,7 @@ class MultiScaleInfoNCE(ContrastiveHead):
         scales, ring = self.logit_scales(), self.gather == 'ring'
         if self.tile or ring:
             flat_v, flat_a = ([x.flatten(1) for x in tokens] for tokens in (v, a))
-            factors = scales / scales.new_tensor(self.lengths)
+            factors = torch.stack([k / length for k, length in zip(scales, self.lengths, strict=True)])
             return tiled_nce(flat_v, flat_a, factors, self.tile, ring, ignore_within, sizes).unbind()
         all_v, all_a, offset = _gather_pyramids(v, a, sizes)
         each = zip(v, a, all_v, all_a, scales, strict=True)

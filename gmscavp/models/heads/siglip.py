@@ -95,7 +95,7 @@ class SigLIPHead(ContrastiveHead):
         ring = self.gather == 'ring'
         if self.tile or ring:
             flat_v, flat_a = ([x.flatten(1) for x in tokens] for tokens in (v, a))
-            factors = scales / scales.new_tensor(self.lengths)
+            factors = torch.stack([k / length for k, length in zip(scales, self.lengths, strict=True)])
             return tiled_sigmoid(flat_v, flat_a, factors, biases, self.tile, ring, sizes).unbind()
         # The rows of all ranks together ask about every pair once, so only one side has to travel.
         everything, offset = gather_batch(torch.cat([x.flatten(1) for x in a], dim=1), sizes)

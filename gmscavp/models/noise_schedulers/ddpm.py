@@ -79,7 +79,7 @@ class DiscretePath(NoiseScheduler):
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar), sqrt(1 - alpha_bar): float32 at whole-number t, else of t's type, interpolated in between."""
         if not t.is_floating_point():
-            alpha_bar = self.alpha_bar.to(t.device)[t]
+            alpha_bar = self._tables(t.device)[0][t]
             return alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
         alpha_bar = self._between(t.double().clamp(0, self.steps - 1))
         return alpha_bar.sqrt().to(t), (1 - alpha_bar).sqrt().to(t)
@@ -100,7 +100,7 @@ class DiscretePath(NoiseScheduler):
 
     def time_at_level(self, level: Tensor) -> Tensor:
         """Interpolated in ln(sigma / alpha), as alpha_sigma is."""
-        table, log_level = self.log_level.to(level.device), level.double().log()
+        table, log_level = self._tables(level.device)[1], level.double().log()
         low = (torch.searchsorted(table, log_level, right=True) - 1).clamp(0, self.steps - 2)
         part = ((log_level - table[low]) / (table[low + 1] - table[low])).clamp(0, 1)
         return (low + part).to(level)
@@ -118,9 +118,15 @@ class DiscretePath(NoiseScheduler):
                 low, *_, high = self.log_level.exp().tolist()
                 return self.time_at_level(karras_levels(steps, low, high, self.rho)).float()
 
+    def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """alpha_bar and log_level on a device, where they stay: a copy in every step would wait for a GPU."""
+        if self.alpha_bar.device != device:
+            self.alpha_bar, self.log_level = self.alpha_bar.to(device), self.log_level.to(device)
+        return self.alpha_bar, self.log_level
+
     def _between(self, t: Tensor) -> Tensor:
         """alpha_bar at float64 times."""
-        alpha_bar, table = self.alpha_bar.to(t.device), self.log_level.to(t.device)
+        alpha_bar, table = self._tables(t.device)
         low = t.long().clamp(max=self.steps - 2)
         part = t - low
         between = torch.sigmoid(-2 * torch.lerp(table[low], table[low + 1], part))
