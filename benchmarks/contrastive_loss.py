@@ -1,15 +1,13 @@
 """Time and memory of the contrastive loss, dense against tiles: python benchmarks/contrastive_loss.py
 
-MultiScaleInfoNCE (the semantic term at every scale) on random tokens, forward and backward, in float32, on the GPU where
-there is one. Ways take turns, each run in a process of its own; medians over rounds. Seconds are processor time on a CPU
-and time by the clock on a GPU. Extra memory is the highest above what the tokens themselves take, their gradient
-included: of the process on a CPU (resident, in one more run that gives memory back at once), of the allocator on a GPU. A
-run that is not expected to fit in memory, or within --limit, is left out. --smoke takes seconds. Writes the page that
-docs/large_batches.md refers to.
+MultiScaleInfoNCE (the semantic term at every scale) on random tokens, forward and backward, in float32. Ways take turns,
+each run in a process of its own; medians over rounds. Seconds are processor time on a CPU and time by the clock on a GPU.
+Extra memory is the highest above what the tokens themselves take, their gradient included: of the process on a CPU
+(resident, in one more run that gives memory back at once), of the allocator on a GPU. A run that is not expected to fit in
+memory, or within --limit, is left out. Writes docs/results/contrastive_loss.md, which docs/large_batches.md refers to.
 """
 
 import argparse
-import ctypes
 import math
 import multiprocessing
 import os
@@ -25,23 +23,20 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 import torch
-from measuring import exponent, markdown
+from measuring import exponent, extra_memory, markdown
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from gmscavp.engine.cli import run_tool
+from gmscavp.engine.facts import machine_facts
 from gmscavp.errors import UserError
 from gmscavp.models.heads import MultiScaleInfoNCE
 
 DENSE = 'dense'
 TARGET_CLIPS, TARGET_MEMORY, TARGET_TIME = 32_768, 0.1, 1.3
 HEADINGS = ('clips', 'loss', 'seconds', 'times dense', 'extra MB', 'of dense')
-
-
-# M_MMAP_THRESHOLD of malloc.h.
-_MAPPED_FROM = -3
 
 
 class Cost(NamedTuple):
@@ -65,21 +60,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--limit', type=float, default=120.0, help='seconds that a run may be expected to take')
-    parser.add_argument('--smoke', action='store_true', help='small sizes and one round, in seconds')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    parser.add_argument('--smoke', action='store_true', help='small sizes and one round, in seconds; writes no page')
     parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/contrastive_loss.md', help='page to write')
     args = parser.parse_args()
     if args.smoke:
         args.clips, args.tiles, args.lengths, args.dim, args.rounds = [128, 256, 512], [128], [4, 2, 1], 64, 1
     if min(args.clips + args.tiles + args.lengths + [args.dim, args.rounds, args.threads]) < 1:
         raise UserError('--clips, --tiles, --lengths, --dim, --rounds and --threads must be numbers from 1 on.')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise UserError('--device cuda: torch sees no GPU here; measure with --device cpu.')
     args.clips = sorted(set(args.clips))
     return args
-
-
-def status(name: str) -> int:
-    """Bytes of an entry of /proc/self/status, for example VmHWM, the highest resident memory."""
-    lines = Path('/proc/self/status').read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f'{name}:'))
 
 
 def measured(way: str, clips: int, lengths: Sequence[int], dim: int, threads: int, device: str, memory: bool) -> Cost:
@@ -88,9 +80,6 @@ def measured(way: str, clips: int, lengths: Sequence[int], dim: int, threads: in
     memory: it is the memory that counts, not the time.
     """
     torch.set_num_threads(threads)
-    if memory and device == 'cpu':
-        # Else the C library keeps what is freed, which counts as if it were in use.
-        ctypes.CDLL(None).mallopt(_MAPPED_FROM, 65_536)
     torch.manual_seed(0)
     tile = None if way == DENSE else int(way.removeprefix('tile '))
     head = MultiScaleInfoNCE(list(lengths), temporal_weight=0.0, per_scale=True, tile=tile).to(device)
@@ -100,22 +89,15 @@ def measured(way: str, clips: int, lengths: Sequence[int], dim: int, threads: in
         x.requires_grad_()
     # What the libraries load when they are first used is no cost of the loss.
     head([x[:8].detach().requires_grad_() for x in video], [x[:8].detach() for x in audio])['loss_semantic'].backward()
-    before = baseline(device)
+
+    def both_passes() -> None:
+        head(video, audio)['loss_semantic'].backward()
+
+    if memory:
+        return Cost(math.nan, extra_memory(both_passes, device))
     started = moment(device)
-    head(video, audio)['loss_semantic'].backward()
-    seconds = moment(device) - started
-    highest = torch.cuda.max_memory_allocated() if device == 'cuda' else status('VmHWM')
-    return Cost(seconds, highest - before)
-
-
-def baseline(device: str) -> int:
-    """Bytes in use now, from where the highest is counted anew."""
-    if device == 'cuda':
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    # Writing 5 sets the highest resident memory back to the present (Linux, proc(5)).
-    Path('/proc/self/clear_refs').write_text('5')
-    return status('VmRSS')
+    both_passes()
+    return Cost(moment(device) - started, math.nan)
 
 
 def moment(device: str) -> float:
@@ -242,8 +224,7 @@ def page_of(found: Found, scales: int, settings: Mapping[str, object]) -> str:
 def main() -> None:
     """Measure, print the table, write the page."""
     args = parse_args()
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    found = all_costs(args, device)
+    found = all_costs(args, args.device)
     if not any(way == DENSE for way, _ in found):
         raise UserError('the dense loss fits at none of these sizes; give smaller --clips, or a larger --limit.')
     table = Table(title=f'{len(args.lengths)} scales, D = {args.dim}', box=SIMPLE)
@@ -255,10 +236,12 @@ def main() -> None:
     scales = len(args.lengths)
     for sentence in growth(found) + verdict(found, scales):
         print(sentence)
-    where = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {args.threads} thread(s)'
-    settings = {'lengths': args.lengths, 'D': args.dim, 'on': where, 'rounds': args.rounds, 'torch': torch.__version__}
+    if args.smoke:
+        return
+    settings = {'lengths': args.lengths, 'D': args.dim, 'rounds': args.rounds}
+    settings |= {'threads': args.threads} if args.device == 'cpu' else {'on': 'the GPU'}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(page_of(found, scales, settings))
+    args.out.write_text(page_of(found, scales, settings | machine_facts()))
     print(f'written: {args.out}')
 
 

@@ -4,7 +4,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage='usage: bash tools/run_tests.sh [arguments of pytest]
-  Makes .venv, then runs ruff check, ruff format --check, mypy and pytest; exit code 1 if any of them fails.'
+  Makes .venv, then runs ruff check, ruff format --check, mypy and pytest; exit code 1 if any of them fails. pytest runs
+  two files at a time; JOBS says how many.'
 
 [[ ${1:-} == --help || ${1:-} == -h ]] && { printf '%s\n' "$usage"; exit 0; }
 cd "$root"
@@ -25,7 +26,9 @@ check() {
 check 'ruff check' "$python" -m ruff check
 check 'ruff format' "$python" -m ruff format --check
 check 'mypy' "$python" -m mypy
-check 'pytest' "$python" -m pytest "$@"
+# A file stays in one process, in the order of the folder: the long ones do not come last, alone.
+export OMP_NUM_THREADS=1
+check 'pytest' "$python" -m pytest -n "${JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"
 printf '\n'
 printf '%s\n' "${summary[@]}"
 exit "$failed"

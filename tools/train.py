@@ -10,6 +10,7 @@ from gmscavp.distributed import stop
 from gmscavp.engine.checkpoints import newest_checkpoint
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import add_config_options, load_config
+from gmscavp.engine.launching import is_first_process
 from gmscavp.engine.optim import AutocastOptimWrapper
 from gmscavp.engine.runner import add_launch_options, build_runner
 
@@ -38,9 +39,10 @@ def main() -> None:
     config = load_config(args.config, args.cfg_options)
     config.work_dir = args.work_dir or config.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     if args.resume:
-        newest = newest_checkpoint(Path(config.work_dir), print) if args.resume == 'auto' else args.resume
+        say = print if is_first_process() else lambda _: None
+        newest = newest_checkpoint(Path(config.work_dir), say) if args.resume == 'auto' else args.resume
         if newest is None:
-            print(f'{config.work_dir} holds no checkpoint to resume: training begins at the beginning')
+            say(f'{config.work_dir} holds no checkpoint to resume: training begins at the beginning')
         else:
             config.resume, config.load_from = True, str(newest)
     if args.amp:

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -282,6 +283,24 @@ def test_rewritten_size_and_rate(tmp_path):
     old, new = (read_clip(tmp_path / name, 0.25, 0.5, 10, (32, 32), 8000, 'pyav') for name in ('in.mp4', 'out.mp4'))
     assert (old.video.float() - new.video.float()).abs().mean() < 4
     assert float(torch.nn.functional.cosine_similarity(old.audio, new.audio, dim=0)) > 0.99
+
+
+@pytest.mark.usefixtures('_here')
+def test_parts_of_several_machines_put_together_are_the_whole(clips, tmp_path, monkeypatch):
+    whole, merged = tmp_path / 'whole', tmp_path / 'merged'
+    listing, form = folder_listing(clips), Form(size=32)
+    prepare(listing, clips, whole / 'm.parquet', LIMITS, QUIET, whole / 'small', form)
+    for k in (3, 1, 2):
+        work = replace(QUIET, part=(k, 3))
+        prepare(listing, clips, merged / 'm.parquet', LIMITS, work, merged / 'small', form)
+        assert not (merged / 'm.parquet').exists()
+    assert len(list((merged / 'small').rglob('*.mp4'))) == 3, 'rewritten by the parts'
+    monkeypatch.setattr(run, '_measure_row', None)
+    monkeypatch.setattr(run, '_rewrite_job', None)
+    prepare(listing, clips, merged / 'm.parquet', LIMITS, QUIET, merged / 'small', form)
+    rows, expected = (Manifest.read(folder / 'm.parquet') for folder in (merged, whole))
+    for name in expected.columns:
+        assert rows.column(name) == expected.column(name), name
 
 
 @pytest.mark.usefixtures('_here')

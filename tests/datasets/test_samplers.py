@@ -46,6 +46,19 @@ def test_ranks_share_every_clip_evenly(clips, ranks, uneven):
         assert len(set(list(chain(*zip(*parts, strict=True)))[:clips])) == clips
 
 
+@pytest.mark.parametrize(('before', 'after', 'steps'), [(4, 2, 7), (2, 4, 10), (8, 1, 3), (3, 5, 6), (1, 7, 15)])
+def test_an_epoch_goes_on_over_another_number_of_ranks(before, after, steps):
+    # What the first ranks have given is a beginning of the order, which depends on seed and epoch alone.
+    given = list(chain(*(list(sampler_of(840, seed=2, rank=rank, ranks=before))[:steps] for rank in range(before))))
+    rest = [sampler_of(840, seed=2, rank=rank, ranks=after) for rank in range(after)]
+    for sampler in rest:
+        sampler.skip(before * steps // after)
+    given += chain(*rest)
+    again = before * steps % after
+    assert set(given) == set(range(840))
+    assert len(given) == 840 + again < 840 + after
+
+
 def test_what_is_left_out_differs_from_epoch_to_epoch():
     left = set()
     for epoch in range(20):
