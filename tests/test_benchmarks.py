@@ -15,7 +15,7 @@ NAMES = ('contrastive_loss', 'train_step', 'retrieval_ranks', 'sampling', 'data'
 def run(*arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     return subprocess.run(
-        [sys.executable, SCRIPT, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, SCRIPT, *arguments], check=False, cwd=ROOT, env=environment, capture_output=True, text=True
     )
 
 

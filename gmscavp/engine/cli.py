@@ -9,7 +9,6 @@ from typing import NoReturn
 from gmscavp.distributed import lost_ranks
 from gmscavp.errors import UserError
 
-
 # Seconds for the rank that is at fault to end first; a launcher goes by the first, and then ends all others at once.
 _AFTER_OTHERS = 2
 
