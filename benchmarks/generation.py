@@ -32,6 +32,7 @@ from generation_runs import (
     BUDGETS,
     GUIDE,
     JUDGE,
+    MORE_CLIPS,
     SCALES,
     SCALES_ALONE,
     SOLVERS,
@@ -41,6 +42,7 @@ from generation_runs import (
     cells,
     config_file,
     epochs_of,
+    more_root,
     needed,
     test_config,
     train_config,
@@ -131,9 +133,10 @@ def main() -> None:
     """Train and judge what is missing, write the page."""
     args = parse_args()
     bench = prepared(args)
-    if not (bench.data_root / 'manifest.csv').is_file():
-        output = bench.folder / 'render.log'
-        call([ROOT / 'tools/prepare_data.py', 'impacts', '--out', bench.data_root], output, 'rendering Impacts')
+    for root, options in wanted_clips(bench, args).items():
+        if not (root / 'manifest.csv').is_file():
+            command = [ROOT / 'tools/prepare_data.py', 'impacts', '--out', root, *options]
+            call(command, bench.folder / f'render_{root.name}.log', f'rendering {root.name}')
     failures = run_tasks(tasks_of(bench, args), args.jobs)
     text = page_of(bench, args, failures)
     out = args.out or (bench.folder if args.budget == 'tiny' else ROOT / 'docs/results') / 'generation.md'
@@ -143,6 +146,17 @@ def main() -> None:
     print(f'written: {out}')
     if failures:
         raise UserError(f'{len(failures)} of the runs did not end well: {next(iter(failures.values()))}')
+
+
+def wanted_clips(bench: Bench, args: argparse.Namespace) -> dict[Path, list[str]]:
+    """Folders of Impacts that the trainings and evaluations need, and what prepare_data.py is told of their sizes."""
+    found: dict[Path, list[str]] = {bench.data_root: []}
+    wanted = set().union(*(needed(table, bench.seeds) for table in args.only))
+    for name in wanted if bench.budget.more_clips and not args.no_train else ():
+        run = bench.runs[name]
+        if run.config in MORE_CLIPS and bench.checkpoint(name) is None:
+            found[more_root(run, bench.data_root)] = ['--train', str(MORE_CLIPS[run.config][1]), '--test', '8']
+    return found
 
 
 def prepared(args: argparse.Namespace) -> Bench:

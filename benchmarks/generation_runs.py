@@ -1,7 +1,7 @@
 """What benchmarks/generation.py trains and what it judges, each by a name, and their configs."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ SOLVERS = ('Euler', 'DDIM', 'EulerAncestral', 'Heun', 'Midpoint', 'DPMSolver2M')
 # Scales of alignment guidance: of the generator that sees the video too, and under its null condition, where what fits
 # the video can come from the classifier alone.
 SCALES, SCALES_ALONE = (0, 1, 10), (0, 1, 3, 10, 30)
+# Configs that train on more clips than the others -> how many, in a folder of that name beside theirs.
+MORE_CLIPS = {A2V: ('impacts_6k', 6144)}
 # CAVP's tokens before the maximum over time, as the ancestor's generator takes them: one a frame.
 CAVP_TOKENS = dict(type='gmscavp.models.SingleScale', dim=64, steps=16)
 
@@ -28,7 +30,8 @@ CAVP_TOKENS = dict(type='gmscavp.models.SingleScale', dim=64, steps=16)
 class Budget:
     """How many clips are judged (in the table of samplers: sampler_clips), with which seeds, at which settings of samplers.
 
-    epochs: config -> epochs, where they are not the config's own. train_clips: None for all of the train split.
+    epochs: config -> epochs, where they are not the config's own. train_clips: None for all of the train split. more_clips:
+    configs that ask for more clips than Impacts has by default get them.
     """
 
     clips: int
@@ -38,11 +41,12 @@ class Budget:
     spacings: tuple[str, ...]
     epochs: Mapping[str, int] = field(default_factory=dict)
     train_clips: int | None = None
+    more_clips: bool = False
 
 
 _CONFIGS = (JUDGE, ALIGNED, GUIDE, V2A, CODEC, A2V, *ENCODERS.values(), 'v2a_frozen_impacts')
 BUDGETS = {
-    'full': Budget(256, 128, (1, 2, 3), (5, 10, 25, 50, 100), ('trailing', 'linspace', 'karras')),
+    'full': Budget(256, 128, (1, 2, 3), (5, 10, 25, 50, 100), ('trailing', 'linspace', 'karras'), more_clips=True),
     'small': Budget(
         64,
         32,
@@ -50,7 +54,7 @@ BUDGETS = {
         (5, 10, 25, 50, 100),
         ('trailing',),
         # In the order of _CONFIGS.
-        dict(zip(_CONFIGS, (6, 4, 4, 10, 4, 6, 5, 5, 4), strict=True)),
+        dict(zip(_CONFIGS, (6, 4, 4, 10, 4, 4, 5, 5, 4), strict=True)),
     ),
     'tiny': Budget(8, 4, (1, 2), (5, 25), ('trailing',), dict.fromkeys(_CONFIGS, 1), train_clips=48),
 }
@@ -97,12 +101,17 @@ def frozen_run(encoder: str, seed: int) -> str:
     return f'v2a_frozen_{encoder}_{seed}'
 
 
-def trainings(seeds: Iterable[int]) -> dict[str, Training]:
+def listener(seeds: Sequence[int]) -> str:
+    """The pretraining whose ears video from sound starts with."""
+    return f'GMS-CAVP_{seeds[0]}'
+
+
+def trainings(seeds: Sequence[int]) -> dict[str, Training]:
     """All of them by name; those that others wait for first."""
     runs = [Training(name, name) for name in (JUDGE, CODEC, V2A)]
-    runs.append(Training(A2V, A2V, init={'codec': CODEC}))
     seeded = [(seed, encoder) for seed in seeds for encoder in ENCODERS]
     runs += [Training(f'{encoder}_{seed}', ENCODERS[encoder], seed) for seed, encoder in seeded]
+    runs.append(Training(A2V, A2V, init={'codec': CODEC, 'audio_backbone': listener(seeds)}))
     for seed, encoder in seeded:
         init = dict.fromkeys(('video_backbone', 'video_pyramid'), f'{encoder}_{seed}')
         model = {'pyramid': CAVP_TOKENS} if encoder == 'CAVP' else {}
@@ -111,7 +120,7 @@ def trainings(seeds: Iterable[int]) -> dict[str, Training]:
     return {run.name: run for run in runs}
 
 
-def cells(budget: Budget, seeds: Iterable[int]) -> list[Cell]:
+def cells(budget: Budget, seeds: Sequence[int]) -> list[Cell]:
     """Every evaluation of every table."""
     found = [Cell('v2a', 'v2a', V2A, budget.clips, aligned=True), Cell('a2v', 'a2v', A2V, budget.clips, judged=False)]
     for seed, encoder in itertools.product(seeds, ENCODERS):
@@ -147,14 +156,14 @@ def steps_for(sampler: Sampler, evaluations: int) -> int:
     return max(steps for steps in range(1, evaluations + 1) if sampler.evaluations(steps) <= evaluations)
 
 
-def needed(table: str, seeds: Iterable[int]) -> set[str]:
+def needed(table: str, seeds: Sequence[int]) -> set[str]:
     """The trainings without which a table is not whole."""
     frozen = {frozen_run(encoder, seed) for seed in seeds for encoder in ENCODERS}
     pretrained = {f'{encoder}_{seed}' for seed in seeds for encoder in ENCODERS}
     return {
         'v2a': {JUDGE, V2A},
         'tokens': {JUDGE} | pretrained | frozen,
-        'a2v': {CODEC, A2V},
+        'a2v': {CODEC, listener(seeds), A2V},
         'samplers': {JUDGE, V2A},
         'guidance': {JUDGE, V2A, ALIGNED, GUIDE},
     }[table]
@@ -190,6 +199,11 @@ def _base_config(run: Training, data_root: Path) -> Config:
     return config
 
 
+def more_root(run: Training, data_root: Path) -> Path:
+    """Where the clips of a config in MORE_CLIPS lie."""
+    return data_root.with_name(MORE_CLIPS[run.config][0])
+
+
 def train_config(run: Training, budget: Budget, data_root: Path, started: Mapping[str, Path]) -> Config:
     """What tools/train.py is given: no looks between, the newest checkpoint kept. started: training -> checkpoint."""
     config, epochs = _base_config(run, data_root), epochs_of(run, budget)
@@ -199,6 +213,8 @@ def train_config(run: Training, budget: Budget, data_root: Path, started: Mappin
     config.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=1, save_best=None, save_last=True)
     if run.seed is not None:
         config.randomness.seed = run.seed
+    if run.config in MORE_CLIPS:
+        config.train_dataloader.dataset.data_root = str(more_root(run, data_root) if budget.more_clips else data_root)
     if budget.train_clips:
         dataset = config.train_dataloader.dataset
         dataset.get('dataset', dataset)['clips'] = budget.train_clips

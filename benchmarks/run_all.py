@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [benchmark.name for benchmark in BENCHMARKS]
-    parser.add_argument('--only', nargs='+', choices=names, default=names, help='which benchmarks')
+    parser.add_argument('--only', nargs='*', choices=names, default=names, help='which; none: only the joint page')
     parser.add_argument(
         '--device', choices=('cpu', 'cuda'), default='cpu', help='cuda: those that measure on a GPU, there'
     )

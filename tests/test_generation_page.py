@@ -160,6 +160,21 @@ def test_the_frozen_encoders_are_those_of_pretraining(tmp_path):
         assert generator.video_pyramid.lengths == ([16] if encoder == 'CAVP' else [16, 8, 4, 2, 1])
 
 
+def test_video_from_sound_starts_with_pretrained_ears_and_has_more_clips_where_the_budget_says(tmp_path):
+    run = runs.trainings((3,))[runs.A2V]
+    started = {name: tmp_path / f'{name}.pth' for name in run.needs}
+    for name, place in (('full', tmp_path / 'impacts_6k'), ('tiny', tmp_path / 'impacts')):
+        config = runs.train_config(run, runs.BUDGETS[name], tmp_path / 'impacts', started)
+        assert config.train_dataloader.dataset.data_root == str(place)
+        assert config.test_dataloader.dataset.data_root == str(tmp_path / 'impacts')
+        assert config.init.audio_backbone == str(tmp_path / 'GMS-CAVP_3.pth')
+    pretrained = MODELS.build(runs.load_config(runs.config_file('gmscavp_impacts')).model).audio_backbone
+    mine = MODELS.build(config.model).audio_backbone
+    assert {k: v.shape for k, v in pretrained.state_dict().items()} == {
+        k: v.shape for k, v in mine.state_dict().items()
+    }
+
+
 def test_cells_change_only_what_they_name(tmp_path):
     budget, of = runs.BUDGETS['full'], runs.trainings((1,))
     cells = {cell.name: cell for cell in runs.cells(budget, (1,))}
