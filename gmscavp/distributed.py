@@ -194,6 +194,34 @@ def every_rank(values: Tensor) -> list[Tensor]:
     return list(_all_rows(values[None], [1] * ranks)) if ranks > 1 else [values]
 
 
+class HighestOfRanks:
+    """The highest of a number that every rank brings to every step, known one step later so that no host waits in it."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[Any, Tensor] | None = None
+
+    def of(self, value: int) -> int:
+        """Bring a value, 0 or above -> the highest of what the ranks brought last time, 0 at first.
+
+        Without other ranks it is the value itself, at once.
+        """
+        if world()[1] == 1:
+            return value
+        highest = self.settle()
+        number = torch.tensor([value])
+        group = _hosts(distributed.group.WORLD)
+        self._asked = distributed.all_reduce(number, distributed.ReduceOp.MAX, group, async_op=True), number
+        return highest
+
+    def settle(self) -> int:
+        """Wait for what is on its way -> the highest value, 0 where nothing is."""
+        if self._asked is None:
+            return 0
+        (work, number), self._asked = self._asked, None
+        work.wait()
+        return int(number)
+
+
 def start_gloo(timeout_s: float | None = None) -> None:
     """Join the process group that the launcher describes, over gloo, for ranks without a GPU.
 

@@ -64,6 +64,8 @@ HOOKS = _child(
     'engine.checkpoints',
     'engine.losses_hook',
     'engine.accumulation',
+    'engine.guards',
+    'engine.collapse',
 )
 DATA_SAMPLERS = _child('data sampler', mmengine_registry.DATA_SAMPLERS, 'datasets.samplers', 'datasets.shards')
 OPTIM_WRAPPERS = _child('optimiser wrapper', mmengine_registry.OPTIM_WRAPPERS, 'engine.optim')

@@ -18,6 +18,8 @@ SETTINGS = ('PYTHON', 'PORT', 'NNODES', 'NODE_RANK', 'MASTER_ADDR', 'OMP_NUM_THR
 SETTINGS += ('MAX_RESTARTS', 'RDZV_ENDPOINT', 'RDZV_ID')
 SETTINGS += ('GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK')
 
+PYTEST = '-m pytest -n 2 --dist loadfile --no-loadscope-reorder'
+
 pytestmark = pytest.mark.skipif(shutil.which('bash') is None, reason='bash is not on this machine')
 
 # Writes down modules and tools that it is asked to run, fails on FAIL_ON, and is Python for everything else.
@@ -474,7 +476,7 @@ def test_quickstart_stops_at_the_step_that_fails(ready, failing):
 @pytest.mark.parametrize('failing', ['', 'ruff check', 'ruff format', 'mypy', 'pytest'])
 def test_run_tests_runs_every_check_and_sums_up(ready, failing):
     done = ready.run('tools/run_tests.sh', '-k', 'a or b', FAIL_ON=failing)
-    assert ready.calls() == ['-m ruff check', '-m ruff format --check', '-m mypy', '-m pytest -k a or b']
+    assert ready.calls() == ['-m ruff check', '-m ruff format --check', '-m mypy', f'{PYTEST} -k a or b']
     verdicts = {line[:12].strip(): line.split()[-3] for line in done.stdout.splitlines()[-4:]}
     assert verdicts == {name: 'FAILED' if name == failing else 'ok' for name in verdicts}
     assert len(verdicts) == 4
@@ -486,4 +488,4 @@ def test_ci_runs_the_tests_from_anywhere(ready, tmp_path):
         [ready.root / '.ci/run'], env=ready.environment(), cwd=tmp_path, capture_output=True, check=False
     )
     assert run.returncode == 0
-    assert ready.calls()[-1] == '-m pytest'
+    assert ready.calls()[-1] == PYTEST

@@ -181,6 +181,9 @@ def _add_real(
     parser.add_argument('--dry-run', action='store_true', help='only count which of the listed clips are there')
     parser.add_argument('--workers', type=_count, default=0, help='processes; 0 is one per core')
     parser.add_argument('--timeout', type=_above_0, default=60.0, help='seconds that one clip may take')
+    parser.add_argument(
+        '--memory', type=_above_0, default=4096.0, metavar='MIB', help='that a process may take beyond its libraries'
+    )
     parser.add_argument('--fresh', action='store_true', help='forget what earlier runs found')
     parser.add_argument('--retry', action='store_true', help='try clips again that timed out or crashed')
     parser.add_argument(
@@ -236,7 +239,14 @@ def prepare_real(arguments: argparse.Namespace) -> None:
         still=arguments.still,
         min_side=arguments.min_side,
     )
-    work = Work(arguments.workers, arguments.timeout, arguments.fresh, arguments.retry, part=arguments.part)
+    work = Work(
+        arguments.workers,
+        arguments.timeout,
+        arguments.fresh,
+        arguments.retry,
+        part=arguments.part,
+        memory_mib=arguments.memory,
+    )
     form = Form(arguments.size, arguments.rewrite_fps, arguments.sample_rate, arguments.gop, arguments.crf)
     report = prepare(listing, arguments.root, arguments.out, limits, work, arguments.rewrite, form)
     Console().print(report.table())

@@ -9,8 +9,8 @@ import sys
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
-# What gmscavp.engine.cli.run_tool ends with after one sentence: a user's mistake, and Ctrl-C.
-SAID = (2, 130)
+# What gmscavp.engine.cli.run_tool ends with after one sentence: a user's mistake, Ctrl-C and SIGTERM.
+SAID = (2, 130, 143)
 
 
 def code_of(failed: ChildFailedError) -> int | None:

@@ -1,7 +1,9 @@
 """Pretrain a model from a config, for example: python tools/train.py configs/gmscavp_impacts.py"""
 
 import argparse
+import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -13,6 +15,7 @@ from gmscavp.engine.config import add_config_options, load_config
 from gmscavp.engine.launching import is_first_process
 from gmscavp.engine.optim import AutocastOptimWrapper
 from gmscavp.engine.runner import add_launch_options, build_runner
+from gmscavp.engine.stopping import Stopped
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,7 +42,8 @@ def main() -> None:
     config = load_config(args.config, args.cfg_options)
     config.work_dir = args.work_dir or config.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     if args.resume:
-        say = print if is_first_process() else lambda _: None
+        # At once: a process that its launcher ends takes with it what waits to be written.
+        say = partial(print, flush=True) if is_first_process() else lambda _: None
         newest = newest_checkpoint(Path(config.work_dir), say) if args.resume == 'auto' else args.resume
         if newest is None:
             say(f'{config.work_dir} holds no checkpoint to resume: training begins at the beginning')
@@ -48,9 +52,22 @@ def main() -> None:
     if args.amp:
         # By name: a class set here could not be dumped with the config.
         config.optim_wrapper.type = f'{AutocastOptimWrapper.__module__}.{AutocastOptimWrapper.__name__}'
-    build_runner(config, args.launcher).train()
+    runner = build_runner(config, args.launcher)
+    try:
+        runner.train()
+    except Stopped as stopped:
+        stop()
+        raise Stopped(stopped.number, str(stopped) and f'{stopped}; go on with: {command_to_resume(args)}') from None
     # Left open, the process group aborts a run that has ended well.
     stop()
+
+
+def command_to_resume(args: argparse.Namespace) -> str:
+    """This command, going on from the newest checkpoint of its work directory."""
+    if args.launcher != 'none':
+        return 'the same command and --resume'
+    given = [word for word in sys.argv if word not in ('--resume', args.resume, f'--resume={args.resume}')]
+    return shlex.join(['python', *given, '--resume'])
 
 
 if __name__ == '__main__':

@@ -5,7 +5,10 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 
 from gmscavp.engine.accumulation import UpdateEMAHook, UpdateSchedulerHook
+from gmscavp.engine.boards import PatientVisBackend
 from gmscavp.engine.checkpoints import SafeCheckpointHook
+from gmscavp.engine.collapse import CollapseHook
+from gmscavp.engine.guards import LossSpikeHook, NonFiniteHook
 from gmscavp.engine.hooks import BadClipHook, LendModelHook, PictureHook
 from gmscavp.engine.losses_hook import LossesHook
 
@@ -41,6 +44,15 @@ custom_hooks = [
     dict(type=BadClipHook, max_share=0.2),
     dict(type=PictureHook),
     dict(type=LendModelHook),
+    # What goes wrong without ending a run (docs/guards.md).
+    dict(type=NonFiniteHook, max_in_a_row=20, on_too_many='stop'),
+    dict(type=LossSpikeHook),
+    dict(type=CollapseHook),
 ]
 
-visualizer = dict(type=Visualizer, vis_backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)])
+visualizer = dict(
+    type=Visualizer,
+    vis_backends=[
+        dict(type=PatientVisBackend, backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)])
+    ],
+)

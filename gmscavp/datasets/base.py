@@ -17,9 +17,10 @@ from gmscavp.datasets.decoding import ClipError, open_clip, read_clip
 from gmscavp.datasets.decoding.media import TOLERANCE_S
 from gmscavp.datasets.gallery import evaluation_facts, select_all
 from gmscavp.datasets.manifest import ClipRecord, Manifest
-from gmscavp.errors import UserError, near_names
+from gmscavp.datasets.vanishing import is_there, wait_for
+from gmscavp.errors import UserError, near_names, note_reading
 from gmscavp.registry import TRANSFORMS
-from gmscavp.structures import Clip
+from gmscavp.structures import Clip, Draw
 
 # So many bad clips in a row mean that something else is wrong than a few files.
 _TRIES = 20
@@ -86,6 +87,9 @@ class ClipDataset(Dataset[Sample]):
 
     # How many clips the data set's own list has, where there is one; some of them may not be there.
     listed: int | None = None
+    # So long, in seconds, a folder that was there may be gone before reading gives up; and how often that has happened.
+    patience_s: float = 120.0
+    waits: int = 0
 
     def __init__(
         self,
@@ -102,6 +106,7 @@ class ClipDataset(Dataset[Sample]):
         self.window = TRANSFORMS.build(dict(window))
         self.transforms = [TRANSFORMS.build(dict(transform)) for transform in transforms]
         self.replace_bad = replace_bad
+        self._was_there = is_there(root)
 
     @cached_property
     def metainfo(self) -> dict[str, Any]:
@@ -112,13 +117,14 @@ class ClipDataset(Dataset[Sample]):
         return len(self.manifest)
 
     def __getitem__(self, index: int) -> Sample:
-        # Drawn from torch's generator, which DataLoader seeds differently in every worker.
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        # Training asks by a Draw, so that neither workers nor what was read before decide; else torch's generator does.
+        rng = index.rng() if isinstance(index, Draw) else np.random.default_rng(int(torch.randint(2**62, ())))
         failures = []
         for candidate in self._candidates(index, rng):
             record = self.manifest[candidate]
+            note_reading(str(self.root / record.file))
             try:
-                clip = self._read(record, rng)
+                clip = self._read_patiently(record, rng)
             except ClipError as error:
                 failures.append(f'{error.cause}\t{error.file}')
                 continue
@@ -132,6 +138,19 @@ class ClipDataset(Dataset[Sample]):
         if self.replace_bad:
             for _ in range(_TRIES - 1):
                 yield int(rng.integers(len(self)))
+
+    def _read_patiently(self, record: ClipRecord, rng: np.random.Generator) -> Clip | list[Clip]:
+        """As _read, but where the whole folder has gone no clip is bad: it is waited for."""
+        state = rng.bit_generator.state
+        while True:
+            try:
+                return self._read(record, rng)
+            except (ClipError, OSError):
+                if not self._was_there or is_there(self.root):
+                    raise
+            self.waits += 1
+            wait_for(self.root, self.patience_s)
+            rng.bit_generator.state = state
 
     def _read(self, record: ClipRecord, rng: np.random.Generator) -> Clip | list[Clip]:
         """The clip of a row, or its segments where the window gives several starts."""

@@ -7,10 +7,12 @@ large. What cannot be exact is refused before training, with the setting that is
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.hooks import EMAHook, Hook, ParamSchedulerHook
+from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gmscavp.engine.optim import StepOptimWrapper
@@ -31,6 +33,13 @@ def prepare(wrapper: Any, model: nn.Module, loop: BaseLoop, hooks: Sequence[Hook
 def has_updated(wrapper: Any) -> bool:
     """Whether the step that has just been made changed the weights."""
     return not isinstance(wrapper, StepOptimWrapper) or wrapper.should_update()
+
+
+def skipped_update(wrapper: Any) -> Tensor | None:
+    """1 where the update that has just been made was left out for its gradient, else 0: (), None where nobody looked."""
+    each = wrapper.optim_wrappers.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    flags = [one.skipped for one in each if isinstance(one, StepOptimWrapper) and one.skipped is not None]
+    return torch.stack(flags).amax(0) if flags and has_updated(wrapper) else None
 
 
 def in_updates(schedule: Mapping[str, Any], wrapper: Any, epoch_steps: int, max_steps: int) -> dict[str, Any]:
@@ -63,14 +72,33 @@ class UpdateSchedulerHook(ParamSchedulerHook):
 
 @HOOKS.register_module()
 class UpdateEMAHook(EMAHook):
-    """MMEngine's, but the average takes in the weights once an update: k times the same weights would count k times."""
+    """MMEngine's, but the average takes in the weights once an update: k times the same weights would count k times.
+
+    An update that was skipped for its gradient is none. On a GPU, where the host does not know that, the average counts
+    it among its steps, which a plain ExponentialMovingAverage asks for its first step alone.
+    """
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Let the average follow after an update."""
-        if has_updated(runner.optim_wrapper):
+        if not has_updated(runner.optim_wrapper):
+            return
+        skipped, average = skipped_update(runner.optim_wrapper), self.ema_model
+        if skipped is None:
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        elif skipped.is_cuda and _takes_tensors(average):
+            average.momentum, momentum = average.momentum * (1 - skipped), average.momentum
+            super().after_train_iter(runner, batch_idx, data_batch, outputs)
+            average.momentum = momentum
+        elif not skipped.item():
+            super().after_train_iter(runner, batch_idx, data_batch, outputs)
+
+
+def _takes_tensors(average: Any) -> bool:
+    """Whether an average's momentum may be a tensor of float32: other kinds compare it, for which the host would wait."""
+    weights = average.module.parameters()
+    return type(average) is ExponentialMovingAverage and all(weight.dtype == torch.float32 for weight in weights)
 
 
 def _counts(wrapper: Any) -> int:

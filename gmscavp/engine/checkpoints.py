@@ -119,6 +119,11 @@ class SafeCheckpointHook(CheckpointHook):
         super().before_train(runner)
         self.file_backend: Any = _RemoveLater(self.file_backend)
 
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+    def save_now(self, runner: Runner, step: int | str, meta: dict[str, Any]) -> Path:
+        """Save between the usual times, counted among the `max_keep_ckpts` -> the checkpoint. step: what its name says."""
+        self._save_checkpoint_with_step(runner, step, meta)
+        return Path(str(self.last_ckpt))
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int | str, meta: dict[str, Any]) -> None:
         super()._save_checkpoint_with_step(runner, step, meta)
         self.file_backend.settle()

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from gmscavp.distributed import lost_ranks
-from gmscavp.errors import UserError
+from gmscavp.engine.stopping import Stopped
+from gmscavp.errors import UserError, lost_reader
 
 # Seconds for the rank that is at fault to end first; a launcher goes by the first, and then ends all others at once.
 _AFTER_OTHERS = 2
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run `main`; end a mistake of the user's with one sentence and exit code 2, Ctrl-C with 130.
+    """Run `main`; end a mistake of the user's with one sentence and exit code 2, Ctrl-C with 130, SIGTERM with 143.
 
     A rank that fails because another one has gone ends with a sentence too, and 1.
 
@@ -25,13 +26,17 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt as stopped:
-        said = str(stopped) or 'stopped by Ctrl-C; finished checkpoints are kept, and train.py goes on with --resume.'
-        _end(said, 130)
+        if isinstance(stopped, Stopped):
+            _end(str(stopped), stopped.code)
+        kept = 'stopped by Ctrl-C; finished checkpoints are kept, and train.py goes on with --resume.'
+        _end(str(stopped) or kept, 130)
     except UserError as error:
         if with_traceback:
             raise
         _end(_sentence(error), 2)
     except RuntimeError as error:
+        if (lost := lost_reader(error)) and not with_traceback:
+            _end(lost, 2)
         if not lost_ranks(error):
             raise
         # The launcher may end this process while it waits.
@@ -58,5 +63,6 @@ def _sentence(error: UserError) -> str:
 
 def _end(sentence: str, code: int) -> NoReturn:
     sys.stdout.flush()
-    print(f'gmscavp: {sentence}', file=sys.stderr)
+    if sentence:
+        print(f'gmscavp: {sentence}', file=sys.stderr)
     sys.exit(code)

@@ -28,13 +28,26 @@ class BadClipHook(Hook):
     """Counts the clips that could not be read, by cause, and stops a run in which there are too many.
 
     max_share: share of bad ones among the clips read in training, above which the run stops, once `min_clips` have been
-    read. Every epoch the causes with their files go to the log and to bad_clips.json in the work directory.
+    read. Every epoch the causes with their files go to the log and to bad_clips.json in the work directory. patience_s:
+    how long a whole data folder that was there may be gone, in seconds, before reading gives up.
     """
 
-    def __init__(self, max_share: float = 0.2, min_clips: int = 100) -> None:
-        self.max_share, self.min_clips = max_share, min_clips
+    def __init__(self, max_share: float = 0.2, min_clips: int = 100, patience_s: float = 120.0) -> None:
+        self.max_share, self.min_clips, self.patience_s = max_share, min_clips, patience_s
         self.causes: dict[str, set[str]] = defaultdict(set)
         self._read = self._failed = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Tell the data set how patient to be, before there are processes that read it."""
+        _be_patient(runner.train_dataloader, self.patience_s)
+
+    def before_val(self, runner: Runner) -> None:
+        """Tell that of validation."""
+        _be_patient(runner.val_dataloader, self.patience_s)
+
+    def before_test(self, runner: Runner) -> None:
+        """Tell that of the test."""
+        _be_patient(runner.test_dataloader, self.patience_s)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
@@ -90,6 +103,12 @@ class BadClipHook(Hook):
             runner.logger.warning(f'{total} bad clips so far ({parts}); listed in {BAD_CLIPS_FILE}')
         listing = {cause: sorted(files) for cause, files in sorted(merged.items())}
         Path(runner.work_dir, BAD_CLIPS_FILE).write_text(json.dumps(listing, indent=1) + '\n')
+
+
+def _be_patient(loader: Any, patience_s: float) -> None:
+    dataset: Any = getattr(loader, 'dataset', None)
+    if hasattr(dataset, 'patience_s'):
+        dataset.patience_s = patience_s
 
 
 @HOOKS.register_module()

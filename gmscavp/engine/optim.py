@@ -11,6 +11,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from gmscavp.engine.skipping import (
+    RunningStatistics,
+    not_finite,
+    one_or_nan,
+    prefer_fused,
+    step_unless,
+    with_own_kernels,
+)
 from gmscavp.errors import UserError, near_names
 from gmscavp.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
@@ -34,13 +42,25 @@ class StepOptimWrapper(OptimWrapper):
     accumulative_counts: so many batches give one update, by the mean of their gradients; what is left at the end of an
     epoch is an update of its own, of fewer batches, so that no epoch ends, and no checkpoint is written, with gradients
     on the way. MMEngine lets such a rest run into the next epoch and loses it where a run is resumed. epoch_steps: batches
-    in an epoch, where there are epochs; the runner says it (accumulation.prepare).
+    in an epoch, where there are epochs; the runner says it (accumulation.prepare). skip_non_finite: an update whose loss
+    or gradient is not finite on any rank changes nothing, on all of them; `skipped` is then 1, else 0, () on the device.
     """
 
-    def __init__(self, optimizer: Optimizer, accumulative_counts: int = 1, clip_grad: dict | None = None) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        accumulative_counts: int = 1,
+        clip_grad: dict | None = None,
+        skip_non_finite: bool = True,
+    ) -> None:
         super().__init__(optimizer, accumulative_counts, clip_grad)
         self.epoch_steps: int | None = None
+        self.skip_non_finite = skip_non_finite
+        self.skipped: Tensor | None = None
         self._norm: Tensor | None = None
+        self._statistics: RunningStatistics | None = None
+        if skip_non_finite:
+            prefer_fused(optimizer)
 
     @property
     def accumulative_counts(self) -> int:
@@ -74,6 +94,38 @@ class StepOptimWrapper(OptimWrapper):
         norm, self._norm = self._norm, None
         return norm
 
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Find the gradient; of a loss that is not finite none of it is, so that ranks agree to skip the update."""
+        if self.skip_non_finite:
+            kwargs.setdefault('gradient', one_or_nan(loss))
+        super().backward(loss, **kwargs)
+
+    def step(self, **kwargs: Any) -> None:
+        """Clip and update, or leave all as it is."""
+        if not self.skip_non_finite:
+            super().step(**kwargs)
+            return
+        self.skipped = None
+        weights = self._with_gradient()
+        if weights:
+            self.skipped = not_finite(self._clipped_norm(weights))
+            step_unless(self.skipped, self.optimizer, **kwargs)
+        if self._statistics:
+            self._statistics.settle(self.skipped)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Around the forward pass, whose running statistics are kept for the case that the update is skipped."""
+        if self.skip_non_finite:
+            self._statistics = self._statistics or RunningStatistics(model)
+            self._statistics.remember()
+        with super().optim_context(model):
+            yield
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take over moments and rates, but not the kernels of the run that saved them."""
+        super().load_state_dict(with_own_kernels(state_dict, self.optimizer))
+
     def _window(self, count: int) -> tuple[int, int]:
         """Where batch number `count` stands among those of one update, and how many they are."""
         end = self.epoch_steps or (self._max_counts if self._max_counts > 0 else None)
@@ -88,12 +140,30 @@ class StepOptimWrapper(OptimWrapper):
 
     def _clip_grad(self) -> None:
         # MMEngine reads the norm at once, for which the host waits in every step.
-        weights = [weight for group in self.optimizer.param_groups for weight in group['params']]
-        weights = [weight for weight in weights if weight.grad is not None]
+        weights = self._with_gradient()
         if weights:
             norm = self.clip_func(weights, **self.clip_grad_kwargs)
-            # Of weights that are split over ranks every rank has a part.
-            self._norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            self._norm = None if norm is None else _whole(norm)
+
+    def _with_gradient(self) -> list[Tensor]:
+        weights = [weight for group in self.optimizer.param_groups for weight in group['params']]
+        return [weight for weight in weights if weight.grad is not None]
+
+    def _clipped_norm(self, weights: list[Tensor]) -> Tensor:
+        """Clip, where the settings say so; the norm before."""
+        if self.clip_grad_kwargs and self.clip_func is torch.nn.utils.clip_grad_norm_:
+            self._clip_grad()
+            assert self._norm is not None
+            return self._norm
+        norm = _whole(torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None]))
+        if self.clip_grad_kwargs:
+            self._clip_grad()
+        return norm
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """A norm to which, of weights that are split over ranks, every rank has found a part."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 @OPTIM_WRAPPERS.register_module()

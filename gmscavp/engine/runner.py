@@ -17,6 +17,7 @@ from gmscavp.distributed import gather_objects, world
 from gmscavp.engine import accumulation, speed
 from gmscavp.engine.checkpoints import part_name, put_in_place
 from gmscavp.engine.launching import start_processes
+from gmscavp.engine.loop import ExactTrainLoop
 from gmscavp.engine.sharded_checkpoints import read_sharded, spread, write_sharded
 from gmscavp.engine.sharding import (
     checkpoint_of,
@@ -45,6 +46,8 @@ class PretrainRunner(Runner):
     """Runs a config's training and evaluation."""
 
     model: Any
+    # Of the loop, in the checkpoint that was loaded last.
+    _progress: Mapping[str, Any] | None = None
 
     def load_checkpoint(
         self,
@@ -66,6 +69,7 @@ class PretrainRunner(Runner):
             raise UserError(f'{filename} holds weights alone and no run to resume; start from it with load_from.')
         # MMEngine compares it with ours by running it, and a checkpoint is not to run anything.
         checkpoint.get('meta', {}).pop('config', None)
+        self._progress = checkpoint.get('meta', {}).pop('progress', None)
         # Files of bare weights have no such entry, which MMEngine's hooks look for.
         checkpoint['state_dict'] = spread(whole_weights(filename, checkpoint, self.bare_model), like, 'state_dict')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
@@ -73,6 +77,18 @@ class PretrainRunner(Runner):
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = 'default',
+    ) -> None:
+        """Go on from a checkpoint, at the batch of the epoch where it was saved. Arguments are MMEngine's."""
+        super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)
+        if isinstance(self.train_loop, ExactTrainLoop):
+            self.train_loop.take_up(self._progress)
 
     def save_checkpoint(
         self,
@@ -90,6 +106,8 @@ class PretrainRunner(Runner):
         Whatever stops this, what stood under the name before stays. A sharded model is saved as a folder.
         """
         part, file = Path(out_dir, part_name(filename)), Path(out_dir, filename)
+        if save_optimizer and isinstance(self._train_loop, ExactTrainLoop):
+            meta = {**(meta or {}), 'progress': self._train_loop.progress()}
         try:
             if is_sharded(self.model):
                 file = file.with_name(folder_name(filename))
@@ -160,7 +178,9 @@ class PretrainRunner(Runner):
         return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 
     def build_train_loop(self, loop: Any) -> BaseLoop:
-        """Build the loop. Raises UserError when there are too few clips for one step."""
+        """Build the loop, ExactTrainLoop by default. Raises UserError when there are too few clips for one step."""
+        if isinstance(loop, dict) and loop.get('by_epoch'):
+            loop = {'type': ExactTrainLoop, **{name: value for name, value in loop.items() if name != 'by_epoch'}}
         built = super().build_train_loop(loop)
         if not len(built.dataloader):
             clips, batch = len(built.dataloader.dataset), built.dataloader.batch_size

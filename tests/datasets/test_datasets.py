@@ -16,6 +16,7 @@ from gmscavp.datasets.encoding import write_clip
 from gmscavp.datasets.impacts_render import render_impacts
 from gmscavp.datasets.vggsound import read_vggsound_csv
 from gmscavp.errors import UserError
+from gmscavp.structures import Draw
 
 CLIP = dict(duration_s=0.5, fps=8, size=32, sample_rate=8000, backend='pyav')
 COMMON = dict(clip=CLIP, window=dict(type=CentreWindow))
@@ -151,6 +152,21 @@ def test_training_replaces_a_bad_clip_and_says_so(folder):
     assert sample['clip_id'] in ('a.mp4', 'c.mp4')
     cause, file = sample['failures'].splitlines()[0].split('\t')
     assert (cause, file) == ('not a media file', str(data.root / 'b.mp4'))
+
+
+def test_a_draw_alone_decides_what_is_random_about_a_clip(folder):
+    """Also which clip comes in place of a bad one; neither workers nor what was read before do."""
+    chance = [dict(type='Flip'), dict(type='Gain')]
+    root = str(bad_folder(folder))
+    data = VideoFolder(root, clip=CLIP, window=dict(type='RandomWindow'), transforms=chance, test_share=0.0)
+    draws = [Draw(index, (7, epoch)) for epoch in range(2) for index in range(len(data))]
+    torch.manual_seed(0)
+    first = [data[draw] for draw in draws]
+    for sample, again in zip(reversed(first), DataLoader(data, None, sampler=draws[::-1], num_workers=1), strict=True):
+        assert (again['clip_id'], again['start_s']) == (sample['clip_id'], sample['start_s'])
+        assert torch.equal(again['video'], sample['video'])
+        assert torch.equal(again['audio'], sample['audio'])
+    assert any(not torch.equal(a['audio'], b['audio']) for a, b in zip(first, first[len(data) :], strict=False))
 
 
 def test_evaluation_marks_a_bad_clip_and_batches_it(folder):

@@ -37,7 +37,7 @@ def _cache(tmp_path, monkeypatch):
 def _here(monkeypatch):
     """Work in this process: no time goes into starting others."""
 
-    def run_here(function, tasks, workers, timeout_s):
+    def run_here(function, tasks, workers, timeout_s, memory_bytes):
         yield from ((task, function(task)) for task in tasks)
 
     monkeypatch.setattr(run, 'run_each', run_here)
@@ -144,7 +144,7 @@ def test_other_limits_need_no_new_measuring(clips, tmp_path, monkeypatch):
 
 def test_a_stopped_run_ends_as_one_that_was_not(clips, tmp_path, monkeypatch):
     def stopping(after):
-        def run_here(function, tasks, workers, timeout_s):
+        def run_here(function, tasks, workers, timeout_s, memory_bytes):
             for done, task in enumerate(tasks):
                 if done == after:
                     raise KeyboardInterrupt

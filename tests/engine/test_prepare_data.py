@@ -49,7 +49,7 @@ def folder(tmp_path, one_clip):
 def tool(monkeypatch, capsys):
     """Run the tool in this process, without processes of its own, and give (exit code, what it said)."""
 
-    def run_here(function, tasks, workers, timeout_s):
+    def run_here(function, tasks, workers, timeout_s, memory_bytes):
         yield from ((task, function(task)) for task in tasks)
 
     monkeypatch.setattr(run, 'run_each', run_here)

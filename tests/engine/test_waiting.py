@@ -96,14 +96,21 @@ def test_what_would_wait_is_found():
 def test_the_profiler_sees_no_value_read_in_a_whole_step():
     """Clipping and update included. On the CPU reading a value is the operator that on a GPU would wait."""
     model, batch = MODELS.build(tiny_model()), tiny_batch(2)
-    # AdamW's kernels for the CPU read their own counts of steps, which on a GPU stay there.
-    optim = AutocastOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), clip_grad=dict(max_norm=1.0))
+    # Its kernel leaves a step out by itself, where that is not finite.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    optim = AutocastOptimWrapper(optimizer, clip_grad=dict(max_norm=1.0))
     model.train_step(batch, optim)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         model.train_step(batch, optim)
-    seen = {event.name for event in profiled.events()}
+    # For the CPU that kernel reads its own count of steps, which on a GPU stays there.
+    seen = {event.name for event in profiled.events() if not _within(event.cpu_parent, 'aten::_fused_adamw_')}
     assert not seen & {'aten::item', 'aten::_local_scalar_dense', 'aten::nonzero', 'aten::is_nonzero'}
-    assert {'aten::convolution', 'aten::linalg_vector_norm', 'Optimizer.step#SGD.step'} <= seen, 'it was the step'
+    assert {'aten::convolution', 'aten::linalg_vector_norm', 'aten::_fused_adamw_'} <= seen, 'it was the step'
+    assert optim.skipped is not None, 'it was guarded'
+
+
+def _within(event, name):
+    return event is not None and (event.name == name or _within(event.cpu_parent, name))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here: what waits for one is found on the device meta')

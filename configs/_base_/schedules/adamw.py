@@ -1,15 +1,16 @@
 """AdamW with warm-up and cosine decay to the end of training. CAVP's settings but for the learning rate."""
 
 from mmengine.optim import CosineAnnealingLR, LinearLR
-from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
+from mmengine.runner import TestLoop, ValLoop
 from torch.optim import AdamW
 
+from gmscavp.engine.loop import ExactTrainLoop
 from gmscavp.engine.optim import StepOptimWrapper
 
 max_epochs = 20
 val_interval = 5
 
-train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=max_epochs, val_interval=val_interval)
+train_cfg = dict(type=ExactTrainLoop, max_epochs=max_epochs, val_interval=val_interval)
 val_cfg = dict(type=ValLoop)
 test_cfg = dict(type=TestLoop)
 

@@ -25,7 +25,14 @@ TOLERANCE_S = 0.1
 MAX_ASPECT = 8
 MAX_SIDE = 16_384
 
+MAX_PIXELS = 1 << 26
+"""Of one picture, twice those of 8K: what a header, or the picture itself, may ask memory for. A decoder holds up to 17."""
+
 _MAX_SAMPLE_RATE = 768_000
+
+# Bytes in which the chunks before the samples are looked for, and sizes that stand for an unknown one.
+_WAV_HEAD = 65_536
+_WAV_UNKNOWN = 0x7FFF0000
 
 # How the common containers begin, as (offset, bytes): tells a broken media file from a file that never was one.
 _SIGNATURES = (
@@ -51,6 +58,8 @@ _INDEXED_FORMATS = {'mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm'}
 _OPEN_OPTIONS = {
     'format_whitelist': 'mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,mxf,nut,rm,dv,gif,wav,w64,aiff,mp3,flac,aac,ac3,amr',
     'protocol_whitelist': 'file',
+    # Also for the decoders with which a file is probed.
+    'max_pixels': str(MAX_PIXELS),
 }
 
 
@@ -170,7 +179,8 @@ def both_tracks(container: InputContainer) -> tuple[VideoStream, AudioStream]:
     width, height = shown_size(video, 0)
     if min(width, height) < 1:
         raise ClipError(container.name, 'damaged', 'the pictures have no size')
-    if max(width, height) > MAX_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+    large = max(width, height) > MAX_SIDE or width * height > MAX_PIXELS
+    if large or max(width, height) > MAX_ASPECT * min(width, height):
         raise ClipError(container.name, 'odd shape', f'{width} x {height} pixels')
     if audio.codec_context.sample_rate > _MAX_SAMPLE_RATE:
         raise ClipError(container.name, 'unsupported', f'{audio.codec_context.sample_rate} samples a second')
@@ -189,6 +199,8 @@ def track_start_s(stream: Track) -> float:
 
 def track_end_s(container: InputContainer, stream: Track) -> float | None:
     """When a track ends on the file's own clock by its header, in seconds; None where the header does not say."""
+    if container.format.name == 'wav' and (promised_s := _wav_promise_s(container.name)) is not None:
+        return promised_s
     if stream.duration is not None:
         return track_start_s(stream) + float(stream.duration * time_base(stream))
     # Matroska keeps the end of a track in a tag, as hh:mm:ss.
@@ -245,6 +257,8 @@ def single_thread(stream: Track) -> None:
     if not stream.codec_context.is_open:
         stream.codec_context.thread_type = 'NONE'
         stream.codec_context.thread_count = 1
+        # A picture may be larger than the header says.
+        stream.codec_context.options = {**stream.codec_context.options, 'max_pixels': str(MAX_PIXELS)}
 
 
 def packets_from(container: InputContainer, stream: Track, time_s: float) -> Iterator[Packet]:
@@ -290,6 +304,18 @@ def _last_packet_end_s(file: str, index: int) -> float:
             (packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets if packet.pts is not None
         ]
         return float(max(ends, default=0))
+
+
+def _wav_promise_s(file: str) -> float | None:
+    """How long a wav file is by its header, None where that does not say. FFmpeg tells what is left of a cut-off one."""
+    with open(file, 'rb') as stream:
+        head = stream.read(_WAV_HEAD)
+    form, data = head.find(b'fmt '), head.find(b'data')
+    if not head.startswith(b'RIFF') or form < 0 or data < form + 20 or len(head) < data + 8:
+        return None
+    rate, size = (int.from_bytes(head[place : place + 4], 'little') for place in (form + 16, data + 4))
+    # What is written without knowing the end says 0 or next to the most that 31 or 32 bits hold.
+    return size / rate if rate and 0 < size < _WAV_UNKNOWN else None
 
 
 def _looks_like_media(file: str) -> bool:

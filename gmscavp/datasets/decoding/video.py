@@ -60,6 +60,9 @@ _SCALING = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation
 # The codecs for which decord was seen to find the right frame: one packet, one frame.
 _COUNTABLE_CODECS = {'h264', 'hevc', 'vp9', 'av1'}
 
+# The decoders that leave out a damaged picture without a word; of a whole file every packet gives one.
+_SILENT_DECODERS = {'vp9', 'libvpx-vp9', 'av1', 'libdav1d'}
+
 
 def pyav_frames(container: InputContainer, stream: VideoStream, times_s: np.ndarray, size: Size) -> np.ndarray:
     """Frames by PyAV, from the container that is open already."""
@@ -80,6 +83,8 @@ def pyav_frames(container: InputContainer, stream: VideoStream, times_s: np.ndar
         canvas.add(frame)
         if canvas.full:
             break
+    if stream.codec_context.name in _SILENT_DECODERS and is_indexed(container):
+        canvas.demand_seen(plan.wanted)
     return canvas.finish(canvas.full)
 
 
@@ -165,11 +170,22 @@ class _Canvas:
         """Take the next frame. The one before it was on screen until now; only what is wanted is converted."""
         if frame.time is None:
             raise ClipError(self.container.name, 'unsupported', 'its frames carry no time')
+        # The decoder has made up what it could not read; frames that are made from this one pass it on unsaid.
+        if frame.is_corrupt:
+            raise ClipError(self.container.name, 'damaged', f'the picture at {frame.time:.2f} s is not whole')
         if self._held is None:
             self._rotation = quarter_turn(frame.rotation)
         self.seen.add(frame.pts)
         self._paint(self._held or frame, int(np.searchsorted(self.times_s, frame.time - _EPSILON_S, 'left')))
         self._held = frame
+
+    def demand_seen(self, wanted: set[int]) -> None:
+        """ClipError where a frame of these times (in ticks) has not come although one before it has."""
+        first = min((pts for pts in self.seen if pts is not None), default=None)
+        lost = [pts for pts in wanted - self.seen if first is not None and pts > first]
+        if lost:
+            time_s = float(min(lost) * time_base(self.stream))
+            raise ClipError(self.container.name, 'damaged', f'the picture at {time_s:.2f} s could not be decoded')
 
     def finish(self, followed: bool) -> np.ndarray:
         """(T, 3, H, W) with the last frame to the end; followed: whether that is known to be the right one."""

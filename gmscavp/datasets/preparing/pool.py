@@ -3,11 +3,13 @@
 import math
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import islice
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -33,20 +35,25 @@ def cores() -> int:
 
 
 def run_each(
-    function: Callable[[Task], Answer], tasks: Iterable[Task], workers: int, timeout_s: Callable[[Task], float]
+    function: Callable[[Task], Answer],
+    tasks: Iterable[Task],
+    workers: int,
+    timeout_s: Callable[[Task], float],
+    memory_bytes: int | None = None,
 ) -> Generator[tuple[Task, Answer | Lost], None, None]:
     """Give (task, function(task)) of every task as it is done, in any order; a Lost in place of what never came back.
 
-    A process that works on a task for longer than timeout_s(task), or that dies, is replaced. What `function` raises is
-    raised here. function and tasks are pickled, and the calling script is imported: call this under
-    `if __name__ == '__main__':`, with absolute paths. Closing the generator ends the processes.
+    A process that works on a task for longer than timeout_s(task), or that dies, is replaced. memory_bytes: the most that
+    each may allocate beyond what it has when it begins (Linux); asked for more, it gets a MemoryError or dies.
+    What `function` raises is raised here. function and tasks are pickled, and the calling script is imported: call this
+    under `if __name__ == '__main__':`, with absolute paths. Closing the generator ends the processes.
     """
     waiting = iter(tasks)
     team: list[_Worker[Task, Answer]] = []
     try:
         while True:
             for task in islice(waiting, workers - len(team)):
-                team.append(_Worker(function, task))
+                team.append(_Worker(function, task, memory_bytes))
             if not team:
                 return
             _wait(team)
@@ -68,10 +75,10 @@ def run_each(
 class _Worker(Generic[Task, Answer]):
     """One process, and the task that it has."""
 
-    def __init__(self, function: Callable[[Task], Answer], task: Task) -> None:
+    def __init__(self, function: Callable[[Task], Answer], task: Task, memory_bytes: int | None) -> None:
         context = _context()
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(function, other), daemon=True)
+        self.process = context.Process(target=_serve, args=(function, other, memory_bytes), daemon=True)
         self.process.start()
         # With the last copy of its end here closed, the death of the process shows as the end of the pipe.
         other.close()
@@ -132,11 +139,20 @@ def _wait(team: Sequence[_Worker[Task, Answer]]) -> None:
     wait([worker.pipe for worker in team], min(max(0.0, soonest - time.monotonic()), 1.0))
 
 
-def _serve(function: Callable[[Task], Answer], pipe: Connection) -> None:
+def limit_memory(more_bytes: int) -> None:
+    """Let this process allocate so many bytes of address space more than it has, from now on and for good (Linux)."""
+    pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[0])
+    most = pages * resource.getpagesize() + more_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _serve(function: Callable[[Task], Answer], pipe: Connection, memory_bytes: int | None) -> None:
     """What a process does: say that it is there, then answer tasks until there are no more."""
     # Ctrl-C reaches every process of the terminal; only the first one decides what happens.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    if memory_bytes is not None:
+        limit_memory(memory_bytes)
     pipe.send((True, None))
     while True:
         try:

@@ -32,6 +32,7 @@ class Work:
 
     fresh: forget what earlier runs found. retry: try clips again that timed out or crashed. progress: show a bar. part: do
     part k of n alone, (k, n) with k from 1, and leave the manifest to a run without a part, which takes in what all did.
+    memory_mib: the most that a process may take beyond its libraries; a clip that needs more counts as damaged or crashed.
     """
 
     workers: int = 0
@@ -40,6 +41,12 @@ class Work:
     retry: bool = False
     progress: bool = True
     part: tuple[int, int] | None = None
+    memory_mib: float = 4096.0
+
+    @property
+    def memory_bytes(self) -> int:
+        """The same in bytes."""
+        return round(self.memory_mib * 2**20)
 
     def journal(self, base: Path, purpose: Mapping[str, Any]) -> Journal:
         """That of this part, or that of the whole with what all parts have noted."""
@@ -125,7 +132,9 @@ def _measure_all(rows: Sequence[_Row], out: Path, work: Work) -> dict[str, Measu
     """Key -> what was measured, now or by earlier runs."""
     with work.journal(out, {'of': 'measures'}) as journal:
         waiting = [row for row in rows if _is_open(journal.done.get(row.key), work.retry)]
-        answers = run_each(_measure_row, waiting, work.workers or cores(), lambda row: work.timeout_s)
+        answers = run_each(
+            _measure_row, waiting, work.workers or cores(), lambda row: work.timeout_s, work.memory_bytes
+        )
         with closing(answers), Counter('measuring', len(rows), len(rows) - len(waiting), work.progress) as counter:
             for row, answer in answers:
                 outcome = Trouble(answer.cause, _lost_detail(answer, work)) if isinstance(answer, Lost) else answer
@@ -199,7 +208,9 @@ def _rewrite_all(
         for leftover in () if work.part else folder.rglob('.*.part'):
             leftover.unlink(missing_ok=True)
         waiting = [(key, job) for key, job in jobs.items() if not _is_written(journal.done.get(key), job, work.retry)]
-        answers = run_each(_rewrite_job, waiting, work.workers or cores(), lambda task: _patience_s(task[1], work))
+        answers = run_each(
+            _rewrite_job, waiting, work.workers or cores(), lambda task: _patience_s(task[1], work), work.memory_bytes
+        )
         with closing(answers), Counter('rewriting', len(jobs), len(jobs) - len(waiting), work.progress) as counter:
             for (key, job), answer in answers:
                 outcome = Trouble(answer.cause, 'while rewriting') if isinstance(answer, Lost) else answer

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from mmengine.logging import print_log
 
+from gmscavp.datasets.decoding.media import MAX_ASPECT, MAX_PIXELS, MAX_SIDE
 from gmscavp.datasets.shards.members import WAV_HEADER
 from gmscavp.errors import UserError
 
@@ -153,7 +154,15 @@ def _sensible(rows: pa.Table, size: int) -> bool:
     ):
         return False
     offsets, sizes = (pc.list_flatten(rows[name]).to_numpy() for name in ('frame_offset', 'frame_size'))
+    if not _drawable(rows['height'].to_numpy(), rows['width'].to_numpy()).all():
+        return False
     return bool((offsets >= -1).all() and (sizes >= 0).all() and (offsets <= size).all() and (sizes <= size).all())
+
+
+def _drawable(height: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """(N,), (N,) -> (N,) bool: whether pictures have a size that a file's could have, which memory is taken for."""
+    short, long = np.minimum(height, width).astype(np.int64), np.maximum(height, width).astype(np.int64)
+    return (short >= 1) & (long <= MAX_SIDE) & (long <= MAX_ASPECT * short) & (short * long <= MAX_PIXELS)
 
 
 def _matches(index: ShardIndex, probes: Mapping[int, int], shard: Path) -> bool:
@@ -249,7 +258,8 @@ def _row(key: str, about: Mapping[str, Any], members: Mapping[str, tuple[int, in
         seconds = frames / row['fps'] if all(0 < value < math.inf for value in above_zero) else 0.0
         # The sound is as long as the frames, and they cover the clip but for a part of the last one.
         covered = 0 < seconds < math.inf and about['duration'] * row['fps'] < frames + 1
-        sensible = covered and abs(samples / row['sample_rate'] - seconds) < _ROUNDING_S
+        seen = bool(_drawable(np.array(row['height']), np.array(row['width'])))
+        sensible = seen and covered and abs(samples / row['sample_rate'] - seconds) < _ROUNDING_S
     except (KeyError, TypeError, ValueError, pa.ArrowException):
         return None
     return row if sensible and 0 <= row['start_s'] < row['end_s'] < math.inf else None

@@ -93,7 +93,12 @@ def block_crcs(content: bytes, block: int) -> list[int]:
 
 
 def read_jpeg(content: bytes, size: tuple[int, int], stored: tuple[int, int], into: np.ndarray) -> bool:
-    """Paint a JPEG of `stored` (H, W) into (3, H, W) uint8 RGB of `size`; whether it could be decoded."""
+    """Paint a JPEG of `stored` (H, W) into (3, H, W) uint8 RGB of `size`; whether it could be decoded.
+
+    One whose own header says another size is not: it could ask for any amount of memory.
+    """
+    if jpeg_size(content) != stored:
+        return False
     shrink = min(stored[0] / size[0], stored[1] / size[1])
     flag = next((flag for factor, flag in _REDUCED if factor <= shrink), cv2.IMREAD_COLOR)
     try:
@@ -112,6 +117,25 @@ def read_jpeg(content: bytes, size: tuple[int, int], stored: tuple[int, int], in
             plane[...] = made
     return True
 
+
+def jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """(H, W) by the header of a baseline JPEG; None for anything else: a progressive one may have any number of scans."""
+    place = 2 if content.startswith(b'\xff\xd8') else len(content)
+    while place + 9 <= len(content) and content[place] == _MARKER:
+        kind, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])
+        if kind in _BASELINE:
+            return int.from_bytes(content[place + 5 : place + 7]), int.from_bytes(content[place + 7 : place + 9])
+        if kind not in _BEFORE_FRAME or length < 2:
+            return None
+        place += 2 + length
+    return None
+
+
+# JPEG (ITU T.81, table B.1): every segment begins with a marker. Frames coded by baseline and extended DCT, and what may
+# stand before them: tables, restart interval, application data, comments.
+_MARKER = 0xFF
+_BASELINE = (0xC0, 0xC1)
+_BEFORE_FRAME = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 
 # Decoding at a fraction of the size costs a third less, and more where little is left.
 _REDUCED: Sequence[tuple[int, Any]] = (
