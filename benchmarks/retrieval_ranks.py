@@ -3,7 +3,7 @@
 Ranks and the ten best matches of both directions, on random embeddings. `one pass` is what RetrievalMetric does, tile by
 tile; `two passes` works the similarities out for each direction by itself; `dense` holds the (N, N) matrix. All ways take
 turns; seconds are those of the processor. Memory is the highest above the embeddings, each in a process of its own. Writes
-docs/results/retrieval_speed.md.
+docs/results/retrieval_ranks.md.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--smoke', action='store_true', help='small sizes, once: only whether it runs')
-    parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/retrieval_speed.md')
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/retrieval_ranks.md')
     return parser.parse_args()
 
 
