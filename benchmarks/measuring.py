@@ -75,11 +75,21 @@ def extra_memory(way: Callable[[], object], device: str = 'cpu') -> float:
         way()
         return torch.cuda.max_memory_allocated() - before
     give_memory_back()
-    # Writing 5 sets the highest resident memory back to the present (proc(5)).
-    Path('/proc/self/clear_refs').write_text('5')
-    before = _status('VmRSS')
+    before = reset_peak()
     way()
-    return max(0, _status('VmHWM') - before)
+    return max(0, peak() - before)
+
+
+def reset_peak() -> int:
+    """Resident bytes of this process now, from where its highest are counted anew (Linux)."""
+    # proc(5).
+    Path('/proc/self/clear_refs').write_text('5')
+    return _status('VmRSS')
+
+
+def peak() -> int:
+    """The most resident bytes that this process has had since reset_peak."""
+    return _status('VmHWM')
 
 
 def matrix_rate(dtype: torch.dtype, device: str = 'cpu', repeats: int = 7) -> float:

@@ -1,6 +1,5 @@
 """What benchmarks/plan.py measures: real training steps in processes of their own."""
 
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -17,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch
+from measuring import give_memory_back, peak, reset_peak
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -25,8 +25,6 @@ from gmscavp.distributed import gather_batch, start_gloo, stop, world
 from gmscavp.engine.config import load_config
 from gmscavp.engine.runner import build_runner
 
-# M_MMAP_THRESHOLD of malloc.h.
-_MAPPED_FROM = -3
 _WARM_STEPS = 2
 _MESSAGE = 1 << 22
 
@@ -144,16 +142,15 @@ def _train(size: Size, data: Path, folder: Path, steps: int, memory: bool) -> St
     epochs = -(-steps // config.train_dataloader.num_batch_per_epoch)
     config.train_cfg.update(max_epochs=epochs, val_interval=epochs + 1)
     if memory:
-        # Else the C library keeps what is freed, which counts as if it were in use.
-        ctypes.CDLL(None).mallopt(_MAPPED_FROM, 65_536)
-    before = _reset_peak()
+        give_memory_back()
+    before = reset_peak()
     runner = build_runner(config, 'pytorch' if size.processes > 1 else 'none')
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     clock = _Clock()
     runner.register_hook(clock, 'LOWEST')
     runner.train()
     work, reading = (statistics.median(each[_WARM_STEPS:]) for each in (clock.work, clock.reading))
-    return Step(work, reading, float(_status('VmHWM') - before) if memory else 0.0)
+    return Step(work, reading, float(peak() - before) if memory else 0.0)
 
 
 def _gather() -> tuple[float, float]:
@@ -174,17 +171,6 @@ def _gather() -> tuple[float, float]:
 def _listed(data: Path) -> int:
     """Clips that train."""
     return sum(line.endswith('train') for line in (data / 'impacts.csv').read_text().splitlines())
-
-
-def _reset_peak() -> int:
-    """Resident bytes now, from where the highest is counted anew (Linux, proc(5))."""
-    Path('/proc/self/clear_refs').write_text('5')
-    return _status('VmRSS')
-
-
-def _status(name: str) -> int:
-    lines = Path('/proc/self/status').read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f'{name}:'))
 
 
 def _free_port() -> int:

@@ -15,7 +15,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gmscavp.engine.optim import StepOptimWrapper
+from gmscavp.engine.optim import StepOptimWrapper, wrappers_of
 from gmscavp.errors import UserError
 from gmscavp.registry import HOOKS
 
@@ -37,8 +37,8 @@ def has_updated(wrapper: Any) -> bool:
 
 def skipped_update(wrapper: Any) -> Tensor | None:
     """1 where the update that has just been made was left out for its gradient, else 0: (), None where nobody looked."""
-    each = wrapper.optim_wrappers.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    flags = [one.skipped for one in each if isinstance(one, StepOptimWrapper) and one.skipped is not None]
+    each = [one for one in wrappers_of(wrapper) if isinstance(one, StepOptimWrapper)]
+    flags = [one.skipped for one in each if one.skipped is not None]
     return torch.stack(flags).amax(0) if flags and has_updated(wrapper) else None
 
 
@@ -103,8 +103,7 @@ def _takes_tensors(average: Any) -> bool:
 
 def _counts(wrapper: Any) -> int:
     """Batches of one update, the most that any optimiser of a model takes."""
-    each = wrapper.optim_wrappers.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return max(one._accumulative_counts for one in each)
+    return max(one._accumulative_counts for one in wrappers_of(wrapper))
 
 
 def _check_wrapper(wrapper: Any, hooks: Sequence[Hook]) -> None:

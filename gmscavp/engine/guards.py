@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.hooks import EMAHook, Hook, LoggerHook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from gmscavp import compat
 from gmscavp.distributed import gather_objects, world
 from gmscavp.engine.accumulation import has_updated, skipped_update
 from gmscavp.engine.checkpoints import newest_checkpoint
-from gmscavp.engine.optim import StepOptimWrapper
+from gmscavp.engine.optim import StepOptimWrapper, wrappers_of
 from gmscavp.engine.sharded_checkpoints import read_sharded, spread
 from gmscavp.engine.sharding import is_sharded, like_parts
 from gmscavp.errors import UserError
@@ -152,7 +151,7 @@ def go_back(runner: Any, file: Path) -> None:
             hook._swap_ema_state_dict(checkpoint)
             hook.ema_model.load_state_dict(checkpoint['ema_state_dict'])
     runner.bare_model.load_state_dict(checkpoint['state_dict'])
-    each = wrapper.optim_wrappers.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    each = wrappers_of(wrapper)
     groups = [group for one in each for group in one.optimizer.param_groups]
     # MMEngine's schedules go on from what the groups hold.
     kept = [{name: value for name, value in group.items() if name != 'params'} for group in groups]
@@ -231,9 +230,7 @@ class LossSpikeHook(Hook):
 
 
 def _wrappers(runner: Runner) -> list[StepOptimWrapper]:
-    wrapper: Any = runner.optim_wrapper
-    each = wrapper.optim_wrappers.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return [one for one in each if isinstance(one, StepOptimWrapper)]
+    return [one for one in wrappers_of(runner.optim_wrapper) if isinstance(one, StepOptimWrapper)]
 
 
 def _log_is_written(hook: Hook, runner: Runner, batch_idx: int) -> bool:

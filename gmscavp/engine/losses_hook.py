@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 
-from gmscavp.engine.optim import StepOptimWrapper
+from gmscavp.engine.optim import StepOptimWrapper, wrappers_of
 from gmscavp.registry import HOOKS
 
 
@@ -62,6 +61,5 @@ class LossesHook(RuntimeInfoHook):
 
 def _norms(wrapper: Any) -> Iterator[Tensor]:
     """The gradient norms of the step, of every optimiser that clips."""
-    each = wrapper.optim_wrappers.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    norms = (one.take_norm() for one in each if isinstance(one, StepOptimWrapper))
+    norms = (one.take_norm() for one in wrappers_of(wrapper) if isinstance(one, StepOptimWrapper))
     yield from (norm for norm in norms if norm is not None)

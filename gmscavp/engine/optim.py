@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -178,6 +178,11 @@ class AutocastOptimWrapper(StepOptimWrapper):
         """Run the forward pass under autocast."""
         with super().optim_context(model), torch.autocast(get_device(), dtype=torch.bfloat16):
             yield
+
+
+def wrappers_of(wrapper: Any) -> list[OptimWrapper]:
+    """A run's optimisers: the one, or those of a model whose parts have their own."""
+    return list(wrapper.optim_wrappers.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
 def depth_factors(model: nn.Module, decay: float) -> dict[nn.Parameter, float]:

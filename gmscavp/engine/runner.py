@@ -18,6 +18,7 @@ from gmscavp.engine import accumulation, speed
 from gmscavp.engine.checkpoints import part_name, put_in_place
 from gmscavp.engine.launching import start_processes
 from gmscavp.engine.loop import ExactTrainLoop
+from gmscavp.engine.optim import wrappers_of
 from gmscavp.engine.sharded_checkpoints import read_sharded, spread, write_sharded
 from gmscavp.engine.sharding import (
     checkpoint_of,
@@ -152,15 +153,14 @@ class PretrainRunner(Runner):
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Build the optimiser. Raises UserError for a fused one on the wrong device, and for accumulation not exact."""
         built = super().build_optim_wrapper(optim_wrapper)
-        for wrapper in getattr(built, 'optim_wrappers', {'': built}).values():
+        for wrapper in wrappers_of(built):
             speed.check_fused(wrapper.optimizer)
         accumulation.prepare(built, self.bare_model, self.train_loop, self.hooks)
         return built
 
     def _maybe_compile(self, target: str) -> None:
         # MMEngine would compile the whole step, optimiser and all, in many graphs. Weights and moments are loaded by now.
-        wrappers = getattr(self.optim_wrapper, 'optim_wrappers', {'': self.optim_wrapper})
-        for wrapper in wrappers.values():
+        for wrapper in wrappers_of(self.optim_wrapper):
             speed.match_layouts(wrapper.optimizer)
         settings = speed.speed_of_run(self.cfg)
         if settings.compile:
