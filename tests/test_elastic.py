@@ -23,6 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from gmscavp.compat import load_checkpoint_file
 from gmscavp.engine.config import load_config
 from gmscavp.engine.runner import build_runner
+from tests.running import say_into
 from tests.slow_line import write_config
 
 ROOT = Path(__file__).parents[1]
@@ -34,10 +35,7 @@ def train(arguments, folder):
     rank = os.environ['RANK']
     # torchrun's own logs would be written over by an agent that only meets the others again, which counts no restart.
     for descriptor, name in ((1, 'stdout'), (2, 'stderr')):
-        file = Path(folder, 'said', f'{rank}_{os.getpid()}_{name}')
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
-        # pytest's stand elsewhere.
-        setattr(sys, name, os.fdopen(descriptor, 'w', buffering=1))
+        say_into(Path(folder, 'said', f'{rank}_{os.getpid()}_{name}'), descriptor)
     Path(folder, 'pids', rank).write_text(str(os.getpid()))
     torch.set_num_threads(1)
     sys.argv = ['train.py', *arguments]

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 
 from gmscavp.datasets.impacts_render import render_impacts
 from gmscavp.engine import runner
 from gmscavp.engine.config import load_config
 from gmscavp.errors import UserError
+from tests.running import forget_runs, run_tool
 
 ROOT = Path(__file__).parents[2]
 # The whole path in seconds: few clips, coarse frames, the narrowest nets.
@@ -49,13 +47,18 @@ def impacts(tmp_path_factory):
     return render_impacts(tmp_path_factory.mktemp('data') / 'impacts', train=12, test=8, workers=1, progress=False)
 
 
-def tool(name, *arguments, code=0, cwd=ROOT, **environment):
+@pytest.fixture(scope='module')
+def tool(tmp_path_factory):
     """Run a tool in a process of its own; return what it printed."""
-    env = os.environ | {'OMP_NUM_THREADS': '1'} | environment
-    command = [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+
+    def run(name, *arguments, code=0):
+        file = tmp_path_factory.mktemp('said') / 'said'
+        ended = run_tool(name, arguments, file)
+        said = file.read_text()
+        assert ended == code, said[-6000:]
+        return said
+
+    return run
 
 
 @pytest.fixture
@@ -65,9 +68,7 @@ def refused(monkeypatch, capsys):
     def run(name, *arguments):
         monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
         monkeypatch.chdir(ROOT)
-        # MMEngine names a run's instances by the second: a run of the same second would log into a stream closed since.
-        for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
-            kind._instance_dict.clear()
+        forget_runs()
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
@@ -82,7 +83,7 @@ def refused(monkeypatch, capsys):
 
 
 @pytest.fixture(scope='module')
-def run(impacts, tmp_path_factory):
+def run(impacts, tool, tmp_path_factory):
     """A finished run of two epochs."""
     work_dir = tmp_path_factory.mktemp('run')
     out = tool('train.py', 'configs/gmscavp_impacts.py', '--work-dir', work_dir, *options(impacts))
@@ -114,7 +115,7 @@ def test_training_logs_every_term_and_writes_its_checkpoints(run):
     assert {'similarity', 'mel'} <= pictures
 
 
-def test_resume_goes_on_where_it_was_and_a_finished_run_is_left_alone(run, impacts, tmp_path):
+def test_resume_goes_on_where_it_was_and_a_finished_run_is_left_alone(run, impacts, tmp_path, tool):
     work_dir = tmp_path / 'copy'
     shutil.copytree(run[0], work_dir)
     out = tool('train.py', 'configs/gmscavp_impacts.py', '--work-dir', work_dir, '--resume', *options(impacts))
@@ -142,7 +143,7 @@ def test_resume_goes_on_where_it_was_and_a_finished_run_is_left_alone(run, impac
     assert 'Saving checkpoint at 1 epochs' not in out
 
 
-def test_test_repeats_the_figures_of_validation_and_writes_the_report(run, impacts, tmp_path):
+def test_test_repeats_the_figures_of_validation_and_writes_the_report(run, impacts, tmp_path, tool):
     work_dir, _ = run
     out, report = tmp_path / 'metrics.json', tmp_path / 'sub' / 'report.html'
     said = tool('test.py', 'configs/gmscavp_impacts.py', work_dir, '--out', out, '--report', report, *options(impacts))
@@ -158,7 +159,7 @@ def test_test_repeats_the_figures_of_validation_and_writes_the_report(run, impac
     assert not re.search(r'(src|href)="https?:', page)
 
 
-def test_a_protocol_tests_other_clips_and_says_which(run, impacts, tmp_path):
+def test_a_protocol_tests_other_clips_and_says_which(run, impacts, tmp_path, tool):
     out, picture = tmp_path / 'metrics.json', tmp_path / 'sub' / 'similarity.png'
     own = [option for option in options(impacts) if not option.startswith('test_dataloader')]
     own += [f'test_dataloader.dataset.dataset.{option}' for option in ('clips=8', 'clip.size=32')]
@@ -174,14 +175,14 @@ def test_a_protocol_tests_other_clips_and_says_which(run, impacts, tmp_path):
     assert picture.read_bytes().startswith(b'\x89PNG')
 
 
-def test_amp_trains_too(impacts, tmp_path):
+def test_amp_trains_too(impacts, tmp_path, tool):
     out = tool(
         'train.py', 'configs/gmscavp_impacts.py', '--work-dir', tmp_path, '--amp', *options(impacts, ['max_epochs=1'])
     )
     assert 'nan' not in out.lower().split('epoch(train)', 1)[1]
 
 
-def test_two_processes_train_and_test(impacts, tmp_path):
+def test_two_processes_train_and_test(impacts, tmp_path, tool):
     env = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable}
     env.pop('PORT', None)
 
@@ -227,7 +228,7 @@ def test_too_few_clips_for_a_batch_is_said(impacts, tmp_path, refused):
     assert '12 training clips do not fill one batch of 13' in said
 
 
-def test_too_many_bad_clips_stop_the_run(impacts, tmp_path):
+def test_too_many_bad_clips_stop_the_run(impacts, tmp_path, tool):
     root = tmp_path / 'broken'
     shutil.copytree(impacts, root)
     files = sorted((root / 'video').glob('*.mp4'))
@@ -247,7 +248,7 @@ def test_too_many_bad_clips_stop_the_run(impacts, tmp_path):
     assert sum(len(named) for named in causes.values()) >= 1
 
 
-def test_a_few_bad_clips_are_counted_and_reported(impacts, tmp_path):
+def test_a_few_bad_clips_are_counted_and_reported(impacts, tmp_path, tool):
     root = tmp_path / 'some'
     shutil.copytree(impacts, root)
     rows = (root / 'manifest.csv').read_text().splitlines()

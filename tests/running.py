@@ -1,0 +1,62 @@
+"""Tools in processes that are forked: one that is started anew spends its first seconds in imports."""
+
+import multiprocessing
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+
+ROOT = Path(__file__).parents[1]
+
+
+def forget_runs():
+    """MMEngine names a run's instances by the second: a run of the same second would log into a stream closed since."""
+    for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
+        kind._instance_dict.clear()
+
+
+def say_into(file, *descriptors):
+    """From now on what this process writes to these (1: stdout, 2: stderr) goes to the end of a file."""
+    opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for descriptor in descriptors:
+        os.dup2(opened, descriptor)
+        # pytest's stand elsewhere.
+        setattr(sys, ('stdout', 'stderr')[descriptor - 1], os.fdopen(descriptor, 'w', buffering=1, closefd=False))
+
+
+def run_tool(name, arguments, said, within_s=200):
+    """tools/NAME with these arguments in a fork; what it prints goes to the file `said`. Returns its exit code."""
+    child = multiprocessing.get_context('fork').Process(target=_tool, args=(name, arguments, said))
+    child.start()
+    child.join(within_s)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    return child.exitcode
+
+
+def _tool(name, arguments, said):
+    say_into(said, 1, 2)
+    os.chdir(ROOT)
+    # OpenMP's threads do not survive a fork.
+    torch.set_num_threads(1)
+    # Asking compilers for their versions takes longer than the runs of these tests.
+    Runner._log_env = lambda *_: None
+    forget_runs()
+    sys.argv = [name, *map(str, arguments)]
+    code = 0
+    try:
+        runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # Not by way of pytest, which this process is a copy of.
+    os._exit(code)
