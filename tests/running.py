@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import runpy
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -13,6 +14,16 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 ROOT = Path(__file__).parents[1]
+SMALL = {
+    'batch_size': 4,
+    'num_workers': 0,
+    'model.video_backbone.width': 4,
+    'model.audio_backbone.width': 4,
+    'model.video_pyramid.dim': 8,
+    'model.audio_pyramid.dim': 8,
+    'model.diffusion.denoiser.width': 16,
+}
+"""Settings that make GMS-CAVP as small as it goes."""
 
 
 def forget_runs():
@@ -30,15 +41,18 @@ def say_into(file, *descriptors):
         setattr(sys, ('stdout', 'stderr')[descriptor - 1], os.fdopen(descriptor, 'w', buffering=1, closefd=False))
 
 
-def run_tool(name, arguments, said, within_s=200):
-    """tools/NAME with these arguments in a fork; what it prints goes to the file `said`. Returns its exit code."""
-    child = multiprocessing.get_context('fork').Process(target=_tool, args=(name, arguments, said))
-    child.start()
-    child.join(within_s)
-    if child.is_alive():
+def tool(name, *arguments, code=0, within_s=200):
+    """What tools/NAME prints, run with these arguments in a fork, which must end with this code."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder, 'said')
+        child = multiprocessing.get_context('fork').Process(target=_tool, args=(name, arguments, said))
+        child.start()
+        child.join(within_s)
         child.kill()
         child.join()
-    return child.exitcode
+        text = said.read_text()
+    assert child.exitcode == code, text[-6000:]
+    return text
 
 
 def _tool(name, arguments, said):

@@ -11,7 +11,8 @@ from gmscavp.engine.trained import load_model
 from gmscavp.errors import UserError
 from gmscavp.inference.samples import generated_cards
 from gmscavp.registry import MODELS
-from tests.engine.test_tools import ROOT, tool
+from tests.engine.test_tools import ROOT
+from tests.running import tool
 
 CONFIG = ROOT / 'configs/v2a_frozen_impacts.py'
 PRETRAINING = ROOT / 'configs/gmscavp_impacts.py'

@@ -8,7 +8,8 @@ import pytest
 
 from gmscavp.engine.config import load_config
 from gmscavp.registry import DATASETS
-from tests.engine.test_tools import ROOT, tool
+from tests.engine.test_tools import ROOT
+from tests.running import tool
 
 FEW = ['batch_size=8', 'num_workers=1', 'max_epochs=1', 'val_interval=1']
 

@@ -17,7 +17,7 @@ from gmscavp.datasets.impacts_render import render_impacts
 from gmscavp.engine import runner
 from gmscavp.engine.config import load_config
 from gmscavp.errors import UserError
-from tests.running import forget_runs, run_tool
+from tests.running import forget_runs, tool
 
 ROOT = Path(__file__).parents[2]
 # The whole path in seconds: few clips, coarse frames, the narrowest nets.
@@ -47,20 +47,6 @@ def impacts(tmp_path_factory):
     return render_impacts(tmp_path_factory.mktemp('data') / 'impacts', train=12, test=8, workers=1, progress=False)
 
 
-@pytest.fixture(scope='module')
-def tool(tmp_path_factory):
-    """Run a tool in a process of its own; return what it printed."""
-
-    def run(name, *arguments, code=0):
-        file = tmp_path_factory.mktemp('said') / 'said'
-        ended = run_tool(name, arguments, file)
-        said = file.read_text()
-        assert ended == code, said[-6000:]
-        return said
-
-    return run
-
-
 @pytest.fixture
 def refused(monkeypatch, capsys):
     """Run a tool in this process, which is faster than a new one, and return its one sentence of refusal."""
@@ -83,7 +69,7 @@ def refused(monkeypatch, capsys):
 
 
 @pytest.fixture(scope='module')
-def run(impacts, tool, tmp_path_factory):
+def run(impacts, tmp_path_factory):
     """A finished run of two epochs."""
     work_dir = tmp_path_factory.mktemp('run')
     out = tool('train.py', 'configs/gmscavp_impacts.py', '--work-dir', work_dir, *options(impacts))
@@ -115,7 +101,7 @@ def test_training_logs_every_term_and_writes_its_checkpoints(run):
     assert {'similarity', 'mel'} <= pictures
 
 
-def test_resume_goes_on_where_it_was_and_a_finished_run_is_left_alone(run, impacts, tmp_path, tool):
+def test_resume_goes_on_where_it_was_and_a_finished_run_is_left_alone(run, impacts, tmp_path):
     work_dir = tmp_path / 'copy'
     shutil.copytree(run[0], work_dir)
     out = tool('train.py', 'configs/gmscavp_impacts.py', '--work-dir', work_dir, '--resume', *options(impacts))
@@ -143,7 +129,7 @@ def test_resume_goes_on_where_it_was_and_a_finished_run_is_left_alone(run, impac
     assert 'Saving checkpoint at 1 epochs' not in out
 
 
-def test_test_repeats_the_figures_of_validation_and_writes_the_report(run, impacts, tmp_path, tool):
+def test_test_repeats_the_figures_of_validation_and_writes_the_report(run, impacts, tmp_path):
     work_dir, _ = run
     out, report = tmp_path / 'metrics.json', tmp_path / 'sub' / 'report.html'
     said = tool('test.py', 'configs/gmscavp_impacts.py', work_dir, '--out', out, '--report', report, *options(impacts))
@@ -159,7 +145,7 @@ def test_test_repeats_the_figures_of_validation_and_writes_the_report(run, impac
     assert not re.search(r'(src|href)="https?:', page)
 
 
-def test_a_protocol_tests_other_clips_and_says_which(run, impacts, tmp_path, tool):
+def test_a_protocol_tests_other_clips_and_says_which(run, impacts, tmp_path):
     out, picture = tmp_path / 'metrics.json', tmp_path / 'sub' / 'similarity.png'
     own = [option for option in options(impacts) if not option.startswith('test_dataloader')]
     own += [f'test_dataloader.dataset.dataset.{option}' for option in ('clips=8', 'clip.size=32')]
@@ -175,14 +161,14 @@ def test_a_protocol_tests_other_clips_and_says_which(run, impacts, tmp_path, too
     assert picture.read_bytes().startswith(b'\x89PNG')
 
 
-def test_amp_trains_too(impacts, tmp_path, tool):
+def test_amp_trains_too(impacts, tmp_path):
     out = tool(
         'train.py', 'configs/gmscavp_impacts.py', '--work-dir', tmp_path, '--amp', *options(impacts, ['max_epochs=1'])
     )
     assert 'nan' not in out.lower().split('epoch(train)', 1)[1]
 
 
-def test_two_processes_train_and_test(impacts, tmp_path, tool):
+def test_two_processes_train_and_test(impacts, tmp_path):
     env = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable}
     env.pop('PORT', None)
 
@@ -228,7 +214,7 @@ def test_too_few_clips_for_a_batch_is_said(impacts, tmp_path, refused):
     assert '12 training clips do not fill one batch of 13' in said
 
 
-def test_too_many_bad_clips_stop_the_run(impacts, tmp_path, tool):
+def test_too_many_bad_clips_stop_the_run(impacts, tmp_path):
     root = tmp_path / 'broken'
     shutil.copytree(impacts, root)
     files = sorted((root / 'video').glob('*.mp4'))
@@ -248,7 +234,7 @@ def test_too_many_bad_clips_stop_the_run(impacts, tmp_path, tool):
     assert sum(len(named) for named in causes.values()) >= 1
 
 
-def test_a_few_bad_clips_are_counted_and_reported(impacts, tmp_path, tool):
+def test_a_few_bad_clips_are_counted_and_reported(impacts, tmp_path):
     root = tmp_path / 'some'
     shutil.copytree(impacts, root)
     rows = (root / 'manifest.csv').read_text().splitlines()

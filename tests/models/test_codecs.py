@@ -17,7 +17,7 @@ from gmscavp.models.codecs import diffusers_codec
 from gmscavp.models.codecs.diffusers_codec import DiffusersCodec
 from gmscavp.models.codecs.statistics import LatentStatistics
 from gmscavp.registry import MODELS
-from tests.engine.test_tools import tool
+from tests.running import tool
 
 MEL = dict(type='MelAutoencoder', channels=3, strides=[(2, 2), (4, 2)], widths=[12, 16], memory=20)
 FRAME = dict(type='FrameAutoencoder', channels=4, strides=[4, 2], widths=[12, 16], temporal=3, memory=20)

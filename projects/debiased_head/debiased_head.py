@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gmscavp.distributed import gather_batch
+from gmscavp.distributed import batch_sizes, gather_batch, share_of_rank
 from gmscavp.models.heads import ContrastiveHead, clip_similarity, unit_tokens
 from gmscavp.registry import HEADS
 from gmscavp.structures import Losses, Pyramid
@@ -42,16 +42,16 @@ class DebiasedHead(ContrastiveHead):
     def forward(self, video: Pyramid, audio: Pyramid, segments: int = 1) -> Losses:
         """[(B, L_s, D)] of both modalities -> loss_debiased. Segments of one video are clips like any other."""
         scale = self.log_scale.clamp(max=math.log(100)).exp()
-        terms = []
+        sizes, terms = batch_sizes(len(video[0])), []
         for v, a in zip(unit_tokens(video), unit_tokens(audio), strict=True):
-            all_v, offset = gather_batch(v)
-            all_a, _ = gather_batch(a)
+            all_v, offset = gather_batch(v, sizes)
+            all_a, _ = gather_batch(a, sizes)
             own = torch.arange(len(v), device=v.device) + offset
             terms += [
                 debiased_nce(clip_similarity(v, all_a), own, scale, self.prior),
                 debiased_nce(clip_similarity(a, all_v), own, scale, self.prior),
             ]
-        return {'loss_debiased': torch.stack(terms).mean(), 'logit_scale': scale.detach()}
+        return {'loss_debiased': share_of_rank(sizes) * torch.stack(terms).mean(), 'logit_scale': scale.detach()}
 
     def embed(self, pyramid: Pyramid) -> Tensor:
         """Unit tokens of all scales side by side, each scale with the same weight: (B, E)."""

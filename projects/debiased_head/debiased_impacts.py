@@ -2,7 +2,7 @@
 
 from mmengine.config import read_base
 
-from projects.example_head.debiased_head import DebiasedHead
+from projects.debiased_head.debiased_head import DebiasedHead
 
 with read_base():
     from ...configs.gmscavp_impacts import *

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from gmscavp.models.heads import clip_similarity, semantic_nce, unit_tokens
-from projects.example_head.debiased_head import DebiasedHead, debiased_nce
-from tests.engine.test_tools import impacts, options, tool
+from projects.debiased_head.debiased_head import DebiasedHead, debiased_nce
+from tests.engine.test_tools import impacts, options
+from tests.running import tool
 
 __all__ = ['impacts']
 
@@ -42,6 +43,6 @@ def test_embedding_is_a_unit_vector_whose_product_is_the_mean_similarity():
 
 def test_it_trains_by_the_projects_command(impacts, tmp_path):
     few = options(impacts, ['max_epochs=1'])
-    out = tool('train.py', 'projects/example_head/debiased_impacts.py', '--work-dir', tmp_path, *few)
+    out = tool('train.py', 'projects/debiased_head/debiased_impacts.py', '--work-dir', tmp_path, *few)
     assert 'loss_debiased' in out
     assert (tmp_path / 'epoch_1.pth').is_file()

@@ -1,0 +1,1 @@
+"""A scale pyramid of one's own."""

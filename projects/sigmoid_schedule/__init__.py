@@ -1,0 +1,1 @@
+"""A noise scheduler of one's own."""
