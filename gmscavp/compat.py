@@ -2,7 +2,8 @@
 
 - `torchaudio`: import it from here. Its release does not pin torch, and beside a CPU build of torch the plain import
   fails with OSError because its compiled extension looks for CUDA libraries. Nothing here needs that extension.
-- `load_checkpoint_file`: reads checkpoints without executing what they contain; `load_weights` puts them into a part.
+- `load_checkpoint_file`: reads checkpoints, of older versions of this project too, without executing what they contain;
+  `load_weights` puts them into a part.
 """
 
 import argparse
@@ -25,7 +26,9 @@ from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from gmscavp import __version__
 from gmscavp.errors import UserError
+from gmscavp.seals import is_archive, is_intact
 
 
 def _extensionless() -> ModuleType:
@@ -82,16 +85,59 @@ _CHECKPOINT_TYPES = [
     codecs.encode,
     *(type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'bool')),
 ]
+# For a file of its own kind that holds nonsense, beside UnpicklingError and OSError.
+_TORCH_RAISES = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    zipfile.BadZipFile,
+)
 SAFETENSORS = '.safetensors'
 ABSENT = 'absent'
 """Entry of a converted file's metadata: the keys, as JSON, that it lacks because its user said so."""
+
+FORMAT = 1
+"""Of the checkpoints that are written: one more with every change of what they hold that older code would misread.
+
+0: without these entries, before 0.1.0 was released. 1: with them.
+"""
+_FORMAT, _VERSION = 'gmscavp_format', 'gmscavp_version'
+# Format -> what makes a checkpoint of the next one of it, as `load_checkpoint_file` gives it; where nothing is named, it is
+# one already. Released weights of others are of format 0 too, so that these have to leave alone what they do not know.
+_CONVERSIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def format_entries() -> dict[str, str]:
+    """What the metadata of a checkpoint says of its format and maker; text, because that of safetensors is."""
+    return {_FORMAT: str(FORMAT), _VERSION: __version__}
+
+
+def _in_this_format(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What an older version wrote, as this one would. UserError: a newer one wrote it."""
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    found = meta.get(_FORMAT, '0')
+    if not isinstance(found, str) or not found.isdecimal():
+        raise UserError(f'checkpoint {path} is damaged: its {_FORMAT} is no number; take another copy of it.')
+    if int(found) > FORMAT:
+        raise UserError(
+            f'checkpoint {path} was made by gmscavp {meta.get(_VERSION)}, this is {__version__}, which cannot read it: '
+            'update gmscavp.'
+        )
+    for number in range(int(found), FORMAT):
+        checkpoint = _CONVERSIONS.get(number, lambda same: same)(checkpoint)
+    return checkpoint
 
 
 def load_checkpoint_file(file: str | Path, map_location: str | torch.device | None = 'cpu') -> dict[str, Any]:
     """Read a checkpoint, tensors and plain values only: no code in it is run.
 
     A .safetensors file gives {'state_dict': tensors by name, 'meta': its metadata}. Raises UserError when the file is
-    missing, damaged, or holds anything else.
+    missing, damaged by as much as a bit, of a newer version, or holds anything else.
     """
     path = Path(file).expanduser()
     if path.is_dir():
@@ -99,7 +145,10 @@ def load_checkpoint_file(file: str | Path, map_location: str | torch.device | No
     if not path.is_file():
         raise UserError(f'checkpoint {path} does not exist; give the path of a .pth or {SAFETENSORS} file.')
     if path.suffix == SAFETENSORS:
-        return _load_safetensors(path, map_location)
+        return _in_this_format(_load_safetensors(path, map_location), path)
+    # torch gives changed weights without a word.
+    if is_archive(path) and not is_intact(path):
+        raise UserError(f'checkpoint {path} is damaged: its checksum says so; take another one of the run.')
     try:
         with torch.serialization.safe_globals(_CHECKPOINT_TYPES):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
@@ -107,7 +156,7 @@ def load_checkpoint_file(file: str | Path, map_location: str | torch.device | No
         raise UserError(
             f'checkpoint {path} is refused: it holds more than tensors and plain values; take a file of weights alone.'
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _TORCH_RAISES as error:
         raise UserError(f'checkpoint {path} is damaged or no checkpoint; take another one of the run.') from error
     except OSError as error:
         # A file that ends too early makes torch look before its beginning.
@@ -116,7 +165,7 @@ def load_checkpoint_file(file: str | Path, map_location: str | torch.device | No
         raise UserError(f'checkpoint {path} is damaged: it ends too early; take another copy of it.') from error
     if not isinstance(checkpoint, dict):
         raise UserError(f'checkpoint {path} holds a {type(checkpoint).__name__}, not a dictionary of weights.')
-    return checkpoint
+    return _in_this_format(checkpoint, path)
 
 
 def _load_safetensors(path: Path, map_location: str | torch.device | None) -> dict[str, Any]:

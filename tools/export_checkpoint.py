@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 from safetensors.torch import save_file
 
-from gmscavp.compat import SAFETENSORS, weights_of
+from gmscavp.compat import SAFETENSORS, format_entries, weights_of
 from gmscavp.engine.checkpoints import part_name, put_in_place
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.trained import find_checkpoint, whole_checkpoint
@@ -49,7 +49,7 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     part = args.out.with_name(part_name(args.out.name))
     with Console().status(f'writing {args.out}'):
-        save_file(weights, part, {'format': 'pt', 'source': source.name} | counters)
+        save_file(weights, part, {'format': 'pt', 'source': source.name} | counters | format_entries())
         put_in_place(part, args.out)
     numbers = sum(value.numel() for value in weights.values())
     print(f'written: {args.out}, {len(weights)} weights of {numbers:,} numbers, from {source}')

@@ -1,11 +1,9 @@
 """Checkpoints that are whole or not there: written beside, made sure of, renamed; and the newest whole one found again.
 
-torch writes a checkpoint as a zip archive, whose CRC-32 of every member and directory at the end tell a whole file from a
-damaged one; sharded_checkpoints.py has the same for checkpoints that are folders.
+seals.py tells a whole file from a damaged one; sharded_checkpoints.py has the same for checkpoints that are folders.
 """
 
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from gmscavp.distributed import world
 from gmscavp.engine.sharded_checkpoints import (
     CONTENTS,
     SUFFIX,
@@ -22,6 +21,7 @@ from gmscavp.engine.sharded_checkpoints import (
     to_disk,
 )
 from gmscavp.registry import HOOKS
+from gmscavp.seals import is_intact
 
 # Written by CheckpointHook for the model that was best so far; its run goes on from another one.
 _BEST = 'best_'
@@ -45,14 +45,7 @@ def put_in_place(part: Path, file: Path) -> None:
 
 def is_whole(file: Path) -> bool:
     """Whether all bytes of a checkpoint are those that were written. It is read once, and nothing in it is run."""
-    if file.is_dir():
-        return is_whole_folder(file)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError):
-        # Not an archive, one that ends too early, or one whose flags are damaged.
-        return False
+    return is_whole_folder(file) if file.is_dir() else is_intact(file)
 
 
 def newest_checkpoint(work_dir: Path, say: Callable[[str], None] | None = None) -> Path | None:
@@ -115,8 +108,11 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Set up; what is in excess from before is removed."""
+        """Set up; what is in excess from before is removed, and what a save that was cut off has left."""
         super().before_train(runner)
+        if world()[0] == 0:
+            for part in Path(self.out_dir).glob(part_name('*.pth')):
+                part.unlink()
         self.file_backend: Any = _RemoveLater(self.file_backend)
 
     def save_now(self, runner: Runner, step: int | str, meta: dict[str, Any]) -> Path:

@@ -6,11 +6,11 @@ used. Both lie in a subfolder; contents.json names it, with the size and CRC-32 
 that it always stands for a whole checkpoint. Any number of ranks reads what any other number wrote.
 """
 
+import io
 import json
 import os
 import shutil
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from gmscavp.compat import load_checkpoint_file
 from gmscavp.distributed import gather_objects, world
 from gmscavp.errors import UserError
+from gmscavp.seals import checksum
 
 SUFFIX = '.sharded'
 CONTENTS = 'contents.json'
 _RUN = 'run.pth'
 # In run.pth, where a distributed tensor was: {_ELSEWHERE: its name}.
 _ELSEWHERE = '__sharded__'
-_CHUNK = 1 << 22
 
 Like = Callable[[str], Tensor | None]
 """Name of a tensor in a checkpoint -> one that is laid out over ranks as it is wanted; None for a whole one."""
@@ -58,10 +58,15 @@ def write_sharded(folder: Path, checkpoint: Mapping[str, Any]) -> None:
     run = _without_parts(checkpoint, '', tensors)
     _save_parts(tensors, data)
     if rank == 0:
-        torch.save(run, data / _RUN)
+        # By itself torch.save says RuntimeError, and not why, when the disk is full.
+        buffer = io.BytesIO()
+        torch.save(run, buffer)
+        (data / _RUN).write_bytes(buffer.getbuffer())
     # Each looks at its own files: those of other machines may not show in a folder's list at once.
     own = [*data.glob(f'shard-{rank + 1:05d}-*'), *([data / _RUN] if rank == 0 else [])]
-    sums = gather_objects({file.name: _sum_of(file) for file in own})
+    for file in own:
+        to_disk(file)
+    sums = gather_objects({file.name: checksum(file) for file in own})
     if rank == 0:
         listing = {'data': data.name, 'files': dict(sorted(item for part in sums for item in part.items()))}
         if not all((data / name).exists() for name in listing['files']):
@@ -89,7 +94,9 @@ def read_sharded(folder: Path, like: Like, wanted: Callable[[str], bool] = lambd
     try:
         stored = _stored_shapes(data)
         tensors = {name: _room(like(name), *stored[name]) for name in names}
-        _load_parts(tensors, data)
+        together = any(isinstance(tensor, DTensor) for tensor in tensors.values())
+        _demand_sums(data, contents['files'], together)
+        _load_parts(tensors, data, together)
     except (KeyError, OSError, RuntimeError, ValueError, AssertionError) as error:
         raise UserError(
             f'checkpoint {folder} is damaged ({str(error).splitlines()[0]}); take another one of the run.'
@@ -117,7 +124,7 @@ def is_whole_folder(folder: Path) -> bool:
     try:
         contents = _contents(folder)
         data = folder / contents['data']
-        return all(_sum_of(data / name) == sums for name, sums in contents['files'].items())
+        return all(checksum(data / name) == sums for name, sums in contents['files'].items())
     except (UserError, FileNotFoundError):
         return False
 
@@ -144,6 +151,16 @@ def _demand_files(data: Path, listed: Mapping[str, list[int]]) -> None:
         raise UserError(f'checkpoint {data.parent} is damaged ({name}); take another one of the run.')
 
 
+def _demand_sums(data: Path, listed: Mapping[str, list[int]], together: bool) -> None:
+    """UserError where bytes are not those that were written. together: every rank calls this and reads a share."""
+    rank, ranks = world() if together else (0, 1)
+    changed = [name for name in sorted(listed)[rank::ranks] if checksum(data / name) != listed[name]]
+    if together:
+        changed = [name for share in gather_objects(changed) for name in share]
+    if changed:
+        raise UserError(f'checkpoint {data.parent} is damaged ({changed[0]}); take another one of the run.')
+
+
 def _contents(folder: Path) -> dict[str, Any]:
     """{'data': subfolder, 'files': {name: [bytes, CRC-32]}}. UserError: not there, or not that."""
     try:
@@ -163,20 +180,11 @@ def _point_to(folder: Path, listing: Mapping[str, Any]) -> None:
         json.dump(listing, stream, indent=1)
         stream.flush()
         os.fsync(stream.fileno())
-    for place in (folder / listing['data'] / _RUN, folder / listing['data'], folder):
+    for place in (folder / listing['data'], folder):
         to_disk(place)
     part.replace(folder / CONTENTS)
     for place in (folder, folder.parent):
         to_disk(place)
-
-
-def _sum_of(file: Path) -> list[int]:
-    """[bytes, CRC-32]."""
-    size = total = 0
-    with file.open('rb') as stream:
-        while chunk := stream.read(_CHUNK):
-            size, total = size + len(chunk), zlib.crc32(chunk, total)
-    return [size, total]
 
 
 def _room(like: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -235,12 +243,11 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (entry.size, entry.properties.dtype) for name, entry in tensors.items()}
 
 
-def _load_parts(tensors: Mapping[str, Tensor], folder: Path) -> None:
+def _load_parts(tensors: Mapping[str, Tensor], folder: Path, together: bool) -> None:
     """Fill tensors, distributed in whatever way or whole, with what `_save_parts` wrote; nothing is unpickled.
 
-    Distributed tensors: every rank calls this. Whole ones: each reads for itself.
+    together: some are distributed and every rank calls this; else each reads for itself.
     """
-    together = any(isinstance(tensor, DTensor) for tensor in tensors.values())
     reader = parts_on_disk.HuggingFaceStorageReader(str(folder))
     with warnings.catch_warnings():
         # That there is one process is no news.

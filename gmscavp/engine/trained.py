@@ -29,8 +29,13 @@ def find_checkpoint(path: Path) -> Path:
 def load_model(config: Config, path: Path) -> nn.Module:
     """The config's model with all weights of the checkpoint, ready to be used. UserError: they do not fit."""
     file = find_checkpoint(path)
+    return model_with(config, file, whole_checkpoint(file))
+
+
+def model_with(config: Config, file: Path, checkpoint: dict[str, Any]) -> nn.Module:
+    """As load_model, of a file that was read by whole_checkpoint. UserError: they do not fit."""
     model = MODELS.build(config.model)
-    model.load_state_dict(whole_weights(file, whole_checkpoint(file), model))
+    model.load_state_dict(whole_weights(file, checkpoint, model))
     return model.eval()
 
 

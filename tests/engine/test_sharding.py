@@ -4,15 +4,18 @@ import json
 import os
 import runpy
 import shutil
+import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -26,9 +29,11 @@ from gmscavp.engine.optim import AutocastOptimWrapper
 from gmscavp.engine.runner import build_runner
 from gmscavp.engine.sharded_checkpoints import CONTENTS, read_sharded, write_sharded
 from gmscavp.engine.sharding import ModelSharding, prepare_config, shard_model, sharding_of
+from gmscavp.engine.stopping import Stopped
 from gmscavp.engine.trained import find_checkpoint, load_model
 from gmscavp.errors import UserError
-from gmscavp.registry import DATASETS, MODELS
+from gmscavp.registry import DATASETS, HOOKS, MODELS
+from tests.engine.test_resuming import demand_equal
 from tests.models.builders import tiny_batch, tiny_model
 from tests.models.test_generator import TINY
 
@@ -51,7 +56,19 @@ class TinyClips(Dataset):
         return {name: values[index] for name, values in self.batch.items()}
 
 
-def config_of(work_dir, ranks, resume=None, **sharding):
+@HOOKS.register_module()
+class SigtermAfter(Hook):
+    """Tells rank 1 alone to stop; all ranks know one step later."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.step and runner.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def config_of(work_dir, ranks, resume=None, sigterm=None, **sharding):
     """Two epochs of two steps, the same clips in each step however many ranks share them; clipping takes hold."""
     return Config(
         dict(
@@ -76,7 +93,10 @@ def config_of(work_dir, ranks, resume=None, **sharding):
                 param_scheduler=dict(type='UpdateSchedulerHook'),
                 checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2),
             ),
-            custom_hooks=[dict(type='UpdateEMAHook', ema_type='ExponentialMovingAverage', momentum=0.3)],
+            custom_hooks=[
+                dict(type='UpdateEMAHook', ema_type='ExponentialMovingAverage', momentum=0.3),
+                dict(type='SigtermAfter', step=sigterm),
+            ],
             randomness=dict(seed=0),
             resume=resume is not None,
             load_from=None if resume is None else str(resume),
@@ -96,7 +116,8 @@ def one_rank(rank, ranks, runs, compared):
     for port, config in runs:
         place = dict(RANK=rank, WORLD_SIZE=ranks, LOCAL_RANK=rank, MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
         os.environ.update({name: str(value) for name, value in place.items()})
-        build_runner(config, 'pytorch').train()
+        with suppress(Stopped):
+            build_runner(config, 'pytorch').train()
         stop()
     if compared:
         compare_with_ddp(rank, ranks, *compared)
@@ -158,9 +179,14 @@ def alone(folder):
 
 @pytest.fixture(scope='module')
 def two(folder, alone):
-    """Two ranks: from the beginning, and on from the whole checkpoint of one process after an epoch."""
-    from_one = folder / 'two_from_one'
-    configs = config_of(folder / 'two', 2), config_of(from_one, 2, resume=alone / 'epoch_1.pth')
+    """Two ranks: from the beginning, on from the whole checkpoint of one process after an epoch, and stopped within one."""
+    from_one, stopped = folder / 'two_from_one', folder / 'stopped'
+    configs = (
+        config_of(folder / 'two', 2),
+        config_of(from_one, 2, resume=alone / 'epoch_1.pth'),
+        config_of(stopped, 2, sigterm=2),
+        config_of(stopped, 2, resume=stopped / 'epoch_1_iter_3.sharded'),
+    )
     over_ranks(2, *configs, compared=folder / 'compared.pt')
     return folder / 'two', from_one
 
@@ -202,6 +228,23 @@ def test_two_ranks_in_parts_learn_what_one_process_learns(alone, two):
     sizes = [file.stat().st_size for file in shards]
     assert len(sizes) == 2
     assert max(sizes) < 1.1 * min(sizes), 'each rank holds its half'
+
+
+def test_stopped_within_an_epoch_it_goes_on_as_if_it_had_not_been(folder, two):
+    part, found, expected = (
+        whole(path)
+        for path in (
+            folder / 'stopped/epoch_1_iter_3.sharded',
+            folder / 'stopped/epoch_2.sharded',
+            two[0] / 'epoch_2.sharded',
+        )
+    )
+    assert (part['meta']['iter'], part['meta']['progress']['batch']) == (3, 1)
+    for value in (found, expected):
+        # Of time and place.
+        del value['message_hub']
+        value['meta'] = {name: value['meta'][name] for name in ('epoch', 'iter', 'progress')}
+    demand_equal(found, expected)
 
 
 @pytest.mark.usefixtures('two')
@@ -249,6 +292,8 @@ def test_damage_is_found_and_the_one_before_is_taken(two, tmp_path):
         said = []
         assert newest_checkpoint(run, said.append) == run / 'epoch_1.sharded'
         assert said == [f'{newest} is damaged and passed over']
+    with pytest.raises(UserError, match='is damaged'):
+        whole(newest)
     file.unlink()
     with pytest.raises(UserError, match='is damaged'):
         whole(newest)
@@ -261,7 +306,7 @@ def test_damage_is_found_and_the_one_before_is_taken(two, tmp_path):
 def test_a_save_cut_off_at_any_step_leaves_what_was_there(two, tmp_path, monkeypatch):
     place = Path(shutil.copytree(two[0] / 'epoch_1.sharded', tmp_path / 'epoch_1.sharded'))
     other = {'meta': {'epoch': 7}, 'state_dict': {'a': torch.ones(3)}}
-    for step in ('_save_parts', '_sum_of', '_point_to'):
+    for step in ('_save_parts', 'checksum', '_point_to'):
         with monkeypatch.context() as patch:
             patch.setattr(sharded_checkpoints, '_save_parts', lambda *_: None)
 

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gmscavp import __version__
-from gmscavp.compat import ABSENT, SAFETENSORS
+from gmscavp.compat import ABSENT, SAFETENSORS, format_entries
+from gmscavp.engine.checkpoints import part_name, put_in_place
 from gmscavp.engine.weights.conversion import Conversion
 from gmscavp.engine.weights.layout import Layout
 from gmscavp.errors import UserError
@@ -34,6 +35,7 @@ def write_weights(path: Path, converted: Conversion, layout: Layout, source: Pat
         'source_sha256': file_hash(source),
         'converted_by': f'gmscavp {__version__}',
         ABSENT: json.dumps(converted.absent),
+        **format_entries(),
     }
     _write_safetensors(path, converted.weights, metadata)
     return metadata
@@ -62,13 +64,13 @@ def _write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: dict
 def _whole(path: Path, write: Callable[[Path], None]) -> None:
     """Write beside `path` and move there when it is done, so that a broken write leaves what was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.part')
+    part = path.with_name(part_name(path.name))
     try:
         # safetensors lets no one else read what it writes; a file of weights is as readable as any other.
         part.touch()
         mode = part.stat().st_mode
         write(part)
         part.chmod(mode)
-        part.replace(path)
+        put_in_place(part, path)
     finally:
         part.unlink(missing_ok=True)
