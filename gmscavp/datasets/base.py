@@ -18,7 +18,8 @@ from gmscavp.datasets.decoding.media import TOLERANCE_S
 from gmscavp.datasets.gallery import evaluation_facts, select_all
 from gmscavp.datasets.manifest import ClipRecord, Manifest
 from gmscavp.datasets.vanishing import is_there, wait_for
-from gmscavp.errors import UserError, near_names, note_reading
+from gmscavp.errors import UserError, near_names
+from gmscavp.readers import reading
 from gmscavp.registry import TRANSFORMS
 from gmscavp.structures import Clip, Draw
 
@@ -90,6 +91,8 @@ class ClipDataset(Dataset[Sample]):
     # So long, in seconds, a folder that was there may be gone before reading gives up; and how often that has happened.
     patience_s: float = 120.0
     waits: int = 0
+    # So long, in seconds, a worker process may read at one clip before it is ended; 0: for ever.
+    limit_s: float = 120.0
 
     def __init__(
         self,
@@ -106,6 +109,8 @@ class ClipDataset(Dataset[Sample]):
         self.window = TRANSFORMS.build(dict(window))
         self.transforms = [TRANSFORMS.build(dict(transform)) for transform in transforms]
         self.replace_bad = replace_bad
+        # Clips that ended the process that read them, which are bad from then on: clip_id -> cause.
+        self.quarantine: dict[str, str] = {}
         self._was_there = is_there(root)
 
     @cached_property
@@ -122,7 +127,6 @@ class ClipDataset(Dataset[Sample]):
         failures = []
         for candidate in self._candidates(index, rng):
             record = self.manifest[candidate]
-            note_reading(str(self.root / record.file))
             try:
                 clip = self._read_patiently(record, rng)
             except ClipError as error:
@@ -141,10 +145,14 @@ class ClipDataset(Dataset[Sample]):
 
     def _read_patiently(self, record: ClipRecord, rng: np.random.Generator) -> Clip | list[Clip]:
         """As _read, but where the whole folder has gone no clip is bad: it is waited for."""
+        file = str(self.root / record.file)
+        if record.clip_id in self.quarantine:
+            raise ClipError(file, self.quarantine[record.clip_id], 'in quarantine')
         state = rng.bit_generator.state
         while True:
             try:
-                return self._read(record, rng)
+                with reading(file, record.clip_id, self.limit_s):
+                    return self._read(record, rng)
             except (ClipError, OSError):
                 if not self._was_there or is_there(self.root):
                     raise

@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from gmscavp.distributed import lost_ranks
 from gmscavp.engine.stopping import Stopped
-from gmscavp.errors import UserError, lost_reader
+from gmscavp.errors import UserError
+from gmscavp.readers import lost_reader
 
 # Seconds for the rank that is at fault to end first; a launcher goes by the first, and then ends all others at once.
 _AFTER_OTHERS = 2

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from gmscavp.distributed import gather_objects, world
+from gmscavp.engine.watching import QUARANTINE_FILE, WatchedLoader, innermost, read_quarantine
 from gmscavp.errors import UserError
 from gmscavp.pictures import PICTURE_CELLS, mel_picture, similarity_picture
 from gmscavp.registry import HOOKS
@@ -30,24 +31,38 @@ class BadClipHook(Hook):
     max_share: share of bad ones among the clips read in training, above which the run stops, once `min_clips` have been
     read. Every epoch the causes with their files go to the log and to bad_clips.json in the work directory. patience_s:
     how long a whole data folder that was there may be gone, in seconds, before reading gives up.
+
+    Where worker processes read: limit_s: how long one may be at a clip, in seconds, before it is ended and replaced (0: for
+    ever). max_lost: how often workers may be replaced in training, and how often in evaluation, before the run stops.
+    Clips that ended one are named in quarantine.jsonl in the work directory and not tried again.
     """
 
-    def __init__(self, max_share: float = 0.2, min_clips: int = 100, patience_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        max_share: float = 0.2,
+        min_clips: int = 100,
+        patience_s: float = 120.0,
+        limit_s: float = 120.0,
+        max_lost: int = 10,
+    ) -> None:
+        if limit_s < 0 or max_lost < 0:
+            raise UserError('BadClipHook: limit_s and max_lost must be 0 or more.')
         self.max_share, self.min_clips, self.patience_s = max_share, min_clips, patience_s
+        self.limit_s, self.max_lost = limit_s, max_lost
         self.causes: dict[str, set[str]] = defaultdict(set)
         self._read = self._failed = 0
 
     def before_train(self, runner: Runner) -> None:
         """Tell the data set how patient to be, before there are processes that read it."""
-        _be_patient(runner.train_dataloader, self.patience_s)
+        self._set_limits(runner, runner.train_dataloader)
 
     def before_val(self, runner: Runner) -> None:
         """Tell that of validation."""
-        _be_patient(runner.val_dataloader, self.patience_s)
+        self._set_limits(runner, runner.val_dataloader)
 
     def before_test(self, runner: Runner) -> None:
         """Tell that of the test."""
-        _be_patient(runner.test_dataloader, self.patience_s)
+        self._set_limits(runner, runner.test_dataloader)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
@@ -83,6 +98,14 @@ class BadClipHook(Hook):
 
     after_test_epoch = after_val_epoch
 
+    def _set_limits(self, runner: Runner, loader: Any) -> None:
+        file, dataset = Path(runner.work_dir, QUARANTINE_FILE), innermost(loader.dataset)
+        if hasattr(dataset, 'quarantine'):
+            dataset.patience_s, dataset.limit_s = self.patience_s, self.limit_s
+            dataset.quarantine.update(read_quarantine(file))
+        if isinstance(loader, WatchedLoader):
+            loader.most_lost, loader.quarantine_file = self.max_lost, file
+
     def _count(self, failures: Sequence[str]) -> int:
         lines = [line for text in failures for line in text.splitlines()]
         for line in lines:
@@ -103,12 +126,6 @@ class BadClipHook(Hook):
             runner.logger.warning(f'{total} bad clips so far ({parts}); listed in {BAD_CLIPS_FILE}')
         listing = {cause: sorted(files) for cause, files in sorted(merged.items())}
         Path(runner.work_dir, BAD_CLIPS_FILE).write_text(json.dumps(listing, indent=1) + '\n')
-
-
-def _be_patient(loader: Any, patience_s: float) -> None:
-    dataset: Any = getattr(loader, 'dataset', None)
-    if hasattr(dataset, 'patience_s'):
-        dataset.patience_s = patience_s
 
 
 @HOOKS.register_module()

@@ -10,7 +10,6 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from gmscavp import compat
 from gmscavp.distributed import gather_objects, world
@@ -29,7 +28,9 @@ from gmscavp.engine.sharding import (
     shard_model,
     sharding_of,
 )
+from gmscavp.engine.watching import watched
 from gmscavp.errors import UserError
+from gmscavp.seals import seal
 
 LAUNCHERS = ('none', 'pytorch', 'slurm')
 # Weights, their moving average and two moments of AdamW.
@@ -109,6 +110,7 @@ class PretrainRunner(Runner):
         part, file = Path(out_dir, part_name(filename)), Path(out_dir, filename)
         if save_optimizer and isinstance(self._train_loop, ExactTrainLoop):
             meta = {**(meta or {}), 'progress': self._train_loop.progress()}
+        meta = {**(meta or {}), **compat.format_entries()}
         try:
             if is_sharded(self.model):
                 file = file.with_name(folder_name(filename))
@@ -118,6 +120,7 @@ class PretrainRunner(Runner):
                 out_dir, part.name, file_client_args, save_optimizer, save_param_scheduler, meta, by_epoch, backend_args
             )
             if world()[0] == 0:
+                seal(part)
                 put_in_place(part, file)
         except OSError as error:
             part.unlink(missing_ok=True)
@@ -168,14 +171,17 @@ class PretrainRunner(Runner):
             self.logger.info(f'compiled in the first steps, which take longer: {", ".join(names)}')
 
     @staticmethod
-    def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
-        """Build a loader; without worker processes there are none to keep, without a GPU none to pin batches for."""
+    def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> Any:
+        """Build a loader, a WatchedLoader where it has worker processes.
+
+        Without worker processes there are none to keep, without a GPU none to pin batches for.
+        """
         if isinstance(dataloader, dict):
             pinned = dataloader.get('pin_memory', True) and torch.cuda.is_available()
             dataloader = {**dataloader, 'pin_memory': pinned}
         if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
             dataloader = {**dataloader, 'persistent_workers': False}
-        return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        return watched(Runner.build_dataloader(dataloader, seed, diff_rank_seed))
 
     def build_train_loop(self, loop: Any) -> BaseLoop:
         """Build the loop, ExactTrainLoop by default. Raises UserError when there are too few clips for one step."""
@@ -193,7 +199,7 @@ class PretrainRunner(Runner):
         self._demand_one_checkpoint()
         # A run that is resumed has all its weights in its checkpoint.
         if not self._resume:
-            self._start_parts(self.cfg.get('init', {}))
+            self._start_parts(self.cfg.get('init') or {})
         self._shard()
         return super().train()
 

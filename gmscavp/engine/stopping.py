@@ -13,8 +13,6 @@ from gmscavp.distributed import world
 _NAMES = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}
 # torchrun passes a Ctrl-C on to ranks that the terminal has told already.
 _ONE_S = 1.0
-# How long a data worker outlives a SIGTERM to all processes of a run, which needs it to finish its step and to save.
-_WORKER_S = 30
 
 
 class Stopped(KeyboardInterrupt):
@@ -56,9 +54,7 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
-            # A data worker forked from this process; Ctrl-C comes to it as well, and the training process sees to it.
-            if number == signal.SIGTERM:
-                signal.alarm(_WORKER_S)
+            # A data worker just forked from this process (readers.become_replaceable).
             return
         if number == signal.SIGINT and self.noted:
             if time.monotonic() - self._at_s < _ONE_S:

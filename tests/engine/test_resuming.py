@@ -5,6 +5,7 @@ import random
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -105,10 +106,9 @@ class Interrupt(Hook):
         if step != self.step or runner.rank != self.rank:
             return
         if self.number is None:
-            # To the data workers too, first.
-            for child in Path(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read_text().split():
-                os.kill(int(child), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)
+            # To the whole group, data workers too, by somebody else: from their parent they take it otherwise.
+            subprocess.run(['kill', '-TERM', '--', f'-{os.getpgid(0)}'], start_new_session=True, check=True)
+            time.sleep(0.2)
             return
         if not self.number:
             raise Killed
@@ -399,6 +399,7 @@ def test_random_states_are_those_of_all_generators():
 
 
 def train_tool(folder, arguments):
+    os.setsid()
     torch.set_num_threads(1)
     sys.argv = ['tools/train.py', *map(str, arguments)]
     with open(folder / 'stderr', 'a') as stream:
@@ -408,10 +409,10 @@ def train_tool(folder, arguments):
 
 
 def test_sigterm_to_the_tool_saves_and_says_how_to_go_on(tmp_path):
-    """With data workers, all of them told, as Slurm does."""
+    """With data workers, all of them told, as Slurm and timeout do."""
     run = tmp_path / 'run'
     run.mkdir()
-    config = config_of(run, workers=1, step=STEPS + 2)
+    config = config_of(run, workers=2, step=STEPS + 2)
     config.custom_hooks[1].number = None
     (tmp_path / 'line.py').write_text(''.join(f'{name} = {value!r}\n' for name, value in config.to_dict().items()))
     process = multiprocessing.get_context('fork').Process(

@@ -1,6 +1,7 @@
 """The one error for files and windows that cannot be read."""
 
 from gmscavp.errors import UserError
+from gmscavp.readers import CRASHED, KILLED, TIMED_OUT
 
 CAUSES = (
     'missing file',
@@ -13,6 +14,10 @@ CAUSES = (
     'truncated audio',
     'odd shape',
     'unsupported',
+    # Of clips that ended the process that read them.
+    TIMED_OUT,
+    CRASHED,
+    KILLED,
 )
 """All that can be wrong with a file: `ClipError.cause` is one of these."""
 
