@@ -1,200 +1,182 @@
-"""Reading one damaged file, and judging what came of it."""
+"""Whether damaged media are survived: every input gives the right clip or the typed error, whatever it costs a child.
 
-import os
-import resource
-import warnings
-from collections.abc import Callable
-from functools import cache
+Whole files (h264 in mp4, VP9 in WebM, PNG in mov, large pictures in few bytes, wav, a shard and its JPEGs) are damaged by
+rules, drawn from numbers, and read by every decoding library in child processes with a limit of time and of memory: bits
+flipped, bytes lost, doubled, zeroed, drawn anew, cut off; headers of other files put before or over them; sizes up to
+100,000 x 100,000 pixels, durations up to infinity and tables of 4 billion entries written into the headers.
+What comes back is compared with the whole file's clip:
+
+  right clip     the same pictures and sound
+  typed error    ClipError or UserError, which a run skips and counts
+  other content  a well-formed clip of other pictures or sound, where the format has no checksum that could tell
+  wrong clip     another shape or type, frames repeated or sound silent that the file's index does not explain, or any
+                 change where there are checksums (shards)
+  memory         the typed error too, for lack of memory
+  untyped error  any other exception
+  crash, timeout what the child did; its parent goes on
+
+The last three and wrong clips fail the run, and their files are kept. Every outcome is written down at once; --resume goes
+on where a run was stopped, and the page tells of all that the folder holds, also of other libraries' earlier runs.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import av
-import cv2
-import numpy as np
-from faults_seeds import HEIGHT, RATE, WIDTH, mutant
-from mmengine.logging import MMLogger
+from faults_media_judge import BAD, CRASH, SEEDS, TIMEOUT, Outcome, Task, attempt, whole
+from faults_media_page import Run, page_of, tables_of
+from faults_seeds import RULES, mutant, write_seeds
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 
-from gmscavp.datasets.decoding import ClipError, read_clip
-from gmscavp.datasets.shards import Shards
-from gmscavp.datasets.shards.members import read_jpeg
+from gmscavp.datasets import ClipError
+from gmscavp.datasets.preparing.pool import Lost, run_each
+from gmscavp.engine.facts import machine_facts
 from gmscavp.errors import UserError
-from gmscavp.inference.reading import read_sound
 
-BEGIN_S, SECONDS, FPS, SIZE = 0.5, 1.0, 8, 48
+ROOT = Path(__file__).resolve().parents[1]
 
-SEEDS = {
-    'pyav': ('h264.mp4', 'vp9.webm', 'png.mov', 'bomb.mp4', 'pcm.wav'),
-    'decord': ('h264.mp4', 'vp9.webm', 'png.mov', 'bomb.mp4'),
-    'torchcodec': ('h264.mp4', 'vp9.webm', 'png.mov', 'bomb.mp4'),
-    'cv2': ('frame.jpg', 'shard.tar'),
-}
-"""Which whole files each decoding library reads; sound is PyAV's for all, and cv2 reads shards and their pictures."""
+# The seeds that cost most are drawn less often: (file, share of the inputs of its library).
+_RARE = {'bomb.mp4': 0.05, 'png.mov': 0.1}
 
-RIGHT, ERROR, OTHER, WRONG = 'right clip', 'typed error', 'other content', 'wrong clip'
-MEMORY, UNTYPED, CRASH, TIMEOUT = 'memory', 'untyped error', 'crash', 'timeout'
-KINDS = (RIGHT, ERROR, OTHER, WRONG, MEMORY, UNTYPED, CRASH, TIMEOUT)
-BAD = (WRONG, UNTYPED, CRASH, TIMEOUT)
-"""What must not be. A crash or a timeout is the child's."""
-
-# Grey levels by which a picture may differ from the whole file's, RMS in the sound, and seconds of silence.
-_GREY, _RMS, _SILENCE_S = 6.0, 0.05, 0.1
-_BLOCK = RATE // 100
+# Inputs after which the page is written again.
+_PAGE_EVERY = 2000
 
 
-class Task(NamedTuple):
-    """One damaged file. folder: of the seeds, absolute."""
-
-    number: int
-    backend: str
-    seed_file: str
-    rule: str
-    folder: str
-
-
-class Outcome(NamedTuple):
-    """kind: one of KINDS. peak_mib: the most memory that its process has had so far."""
-
-    kind: str
-    detail: str
-    peak_mib: float
-
-
-class Read(NamedTuple):
-    """video: (T, 3, H, W) uint8 or None. audio: (S,) float32 or None."""
-
-    video: np.ndarray | None
-    audio: np.ndarray | None
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this part."""
+    parser.add_argument('--inputs', type=int, default=20_000, help='damaged files for each library (20,000)')
+    parser.add_argument('--first', type=int, default=0, metavar='N', help='number of the first, to make one again')
+    parser.add_argument('--backends', nargs='+', choices=list(SEEDS), default=list(SEEDS))
+    parser.add_argument('--timeout', type=float, default=20.0, metavar='S', help='seconds for a clip (20)')
+    parser.add_argument(
+        '--memory', type=int, default=2048, metavar='MIB', help='for a child, beyond its libraries (2048)'
+    )
+    parser.add_argument('--workers', type=int, default=1, help='child processes at a time (1)')
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        default=ROOT / 'work_dirs/faults_media',
+        help='for the files, outcomes, wrong ones kept',
+    )
+    parser.add_argument('--resume', action='store_true', help='go on after what --work-dir says is done')
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/faults_media.md', help='page to write')
+    parser.add_argument('--smoke', action='store_true', help='two dozen files for each library; writes no page')
 
 
-def attempt(task: Task) -> Outcome:
-    """Damage, read, judge. Anything but an answer of the reader or its typed error is said as such."""
-    folder = Path(task.folder)
-    expected = whole(task.folder, task.seed_file, task.backend)
-    place = folder / f'mutant-{os.getpid()}'
-    place.mkdir(exist_ok=True)
-    name = 'train-000000.tar' if task.seed_file == 'shard.tar' else f'mutant{Path(task.seed_file).suffix}'
-    file = place / name
-    file.with_suffix('.idx').unlink(missing_ok=True)
-    file.write_bytes(mutant(folder, task.seed_file, task.rule, task.number))
-    kind, detail = _outcome(file, folder / task.seed_file, task, expected)
-    file.unlink()
-    return Outcome(kind, detail, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+def main(args: argparse.Namespace) -> int:
+    """Make the whole files, damage and read them, print the tables, write the page."""
+    _demand_sense(args)
+    console, folder = Console(), args.work_dir.resolve() / 'seeds'
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_seeds(folder)
+    read = [backend for backend in args.backends if usable(backend, folder, console)]
+    for backend in read:
+        read_all(backend, args, folder)
+    runs = [run for run in runs_in(args.work_dir) if run.backend in read]
+    for head, cells in tables_of(runs):
+        table = Table(*head)
+        for line in cells:
+            table.add_row(*line)
+        # A terminal is narrow, and most counts are 0.
+        table.columns = [column for column in table.columns if {*column.cells} != {'0'}]
+        console.print(table)
+    bad = [(run, task, outcome) for run in runs for task, outcome in run.found if outcome.kind in BAD]
+    for run, task, outcome in bad[:20]:
+        console.print(f'{outcome.kind}: {run.backend} {task.seed_file} {task.rule} {task.number}: {outcome.detail}')
+    if bad:
+        total = sum(len(run.found) for run in runs)
+        raise UserError(f'{len(bad)} of {total} files were read wrongly; they lie in {args.work_dir / "kept"}.')
+    return 0
 
 
-def _outcome(file: Path, seed: Path, task: Task, expected: Read) -> tuple[str, str]:
+def _demand_sense(args: argparse.Namespace) -> None:
+    if args.smoke:
+        args.inputs, args.resume = 24, False
+    if min(args.inputs, args.workers, args.memory) < 1 or args.timeout <= 0 or args.first < 0:
+        raise UserError('--inputs, --workers, --memory and --timeout must be above 0, and --first not below.')
+
+
+def usable(backend: str, folder: Path, console: Console) -> bool:
+    """Whether a library is there; says where it is not."""
     try:
-        found = READERS.get(seed.suffix, _clip)(file, task.backend)
+        whole(str(folder), SEEDS[backend][0], backend)
+    except ClipError:
+        raise
     except UserError as error:
-        starved = isinstance(error.__cause__, MemoryError) or 'memory' in str(error).lower()
-        return (MEMORY if starved else ERROR), str(error).replace(str(file), 'FILE')
-    except MemoryError as error:
-        return MEMORY, repr(error)
-    # What escapes a reader is what this looks for.
-    except Exception as error:
-        return UNTYPED, repr(error)
-    kind, detail = judge(found, expected, checked=seed.suffix == '.tar')
-    # Sound as plain samples has nothing that could tell silence from damage.
-    if kind == WRONG and detail == SILENT and seed.suffix == '.wav' and file.stat().st_size >= seed.stat().st_size:
-        return OTHER, f'{detail} that stands in the file'
-    # A file whose index names other moments is another file, as far as anyone can tell.
-    if kind == WRONG and seed.suffix in ('.mp4', '.mov', '.webm') and detail in (REPEATED, SILENT):
-        same = _timetable(file) == _timetable(seed)
-        return (WRONG, detail) if same else (OTHER, f'{detail}, as its index says')
-    return kind, detail
+        console.print(f'left out: {error}')
+        return False
+    return True
 
 
-REPEATED, SILENT = 'frames repeated', 'silence'
+def tasks_of(backend: str, numbers: range, folder: Path) -> Iterator[Task]:
+    """Every rule for every seed file in turn, the rare ones now and then."""
+    rare = [name for name in SEEDS[backend] if name in _RARE]
+    common = [name for name in SEEDS[backend] if name not in _RARE]
+    rules = list(RULES)
+    for number in numbers:
+        turn = number // len(rules)
+        name = common[turn % len(common)]
+        for other in rare:
+            period = round(1 / _RARE[other])
+            if turn % period == period // 2:
+                name = other
+        yield Task(number, backend, name, rules[number % len(rules)], str(folder))
 
 
-def judge(found: Read, expected: Read, checked: bool) -> tuple[str, str]:
-    """Kind and reason of what was read, against the whole file's. checked: the format has checksums."""
-    kinds = [_form(got, wanted) for got, wanted in zip(found, expected, strict=True) if wanted is not None]
-    if any(kinds):
-        return next(kind for kind in kinds if kind)
-    changed = ''
-    if found.video is not None and expected.video is not None:
-        still = np.abs(np.diff(found.video.astype(float), axis=0)).mean((1, 2, 3)) == 0
-        moving = np.abs(np.diff(expected.video.astype(float), axis=0)).mean((1, 2, 3)) > 1
-        if (still & moving).any():
-            return WRONG, REPEATED
-        far = np.abs(found.video.astype(float) - expected.video).mean((1, 2, 3)).max()
-        changed = f'picture {far:.1f} grey levels off' if far > _GREY else ''
-    if found.audio is not None and expected.audio is not None:
-        got, wanted = (
-            each[: len(each) // _BLOCK * _BLOCK].reshape(-1, _BLOCK) for each in (found.audio, expected.audio)
-        )
-        silent = (np.abs(got).max(1) < 1e-4) & (np.abs(wanted).max(1) > 0.05)
-        if silent.sum() * _BLOCK > 1.2 * _SILENCE_S * RATE:
-            return WRONG, SILENT
-        off = float(np.sqrt(np.mean((got - wanted) ** 2, dtype=float)))
-        changed = changed or (f'sound {off:.2f} RMS off' if off > _RMS else '')
-    return ((WRONG if checked else OTHER), changed) if changed else (RIGHT, '')
+def read_all(backend: str, args: argparse.Namespace, folder: Path) -> None:
+    """Every damaged file for one library; each outcome is written down as it is known."""
+    settings = dict(timeout=args.timeout, memory=args.memory)
+    file = args.work_dir / f'{backend}.jsonl'
+    done: set[int] = set()
+    if args.resume and file.exists():
+        before = Run.read(file)
+        if before.settings != settings:
+            raise UserError(f'{file} was made with {before.settings}: give the same, or leave out --resume.')
+        done = {task.number for task, _ in before.found}
+    else:
+        file.write_text(json.dumps([settings, machine_facts()]) + '\n')
+    numbers = range(args.first, args.first + args.inputs)
+    left = [task for task in tasks_of(backend, numbers, folder) if task.number not in done]
+    answers = run_each(attempt, left, args.workers, lambda _: args.timeout, args.memory << 20)
+    console = Console(stderr=True)
+    with file.open('a') as log:
+        for place, (task, answer) in enumerate(
+            track(answers, f'{backend:10}', len(left), transient=True, console=console)
+        ):
+            if isinstance(answer, Lost):
+                kind = TIMEOUT if answer.cause == 'timed out' else CRASH
+                outcome = Outcome(kind, answer.cause, 0.0, args.timeout)
+            else:
+                outcome = answer
+            if outcome.kind in BAD:
+                keep(task, outcome, folder, args.work_dir / 'kept')
+            log.write(json.dumps([task, outcome]) + '\n')
+            log.flush()
+            if place % _PAGE_EVERY == _PAGE_EVERY - 1:
+                write_page(args)
+    write_page(args)
 
 
-def _form(got: np.ndarray | None, wanted: np.ndarray) -> tuple[str, str] | None:
-    """What is wrong with shape, type or range; None when they are right."""
-    if got is None or got.dtype != wanted.dtype or got.ndim != wanted.ndim:
-        return WRONG, 'nothing, or another type'
-    if got.shape != wanted.shape:
-        # A short side was asked for, and the other is what the header says.
-        told = got.ndim == 4 and got.shape[:2] == wanted.shape[:2] and min(got.shape[2:]) == SIZE
-        return (OTHER, 'another shape, as its header says') if told else (WRONG, f'{got.shape} for {wanted.shape}')
-    if not np.isfinite(got).all() or (got.dtype == np.float32 and np.abs(got).max() > 1):
-        return WRONG, 'values out of range'
-    return None
+def write_page(args: argparse.Namespace) -> None:
+    """The page of all outcomes that the folder holds."""
+    if not args.smoke:
+        args.out.write_text(page_of(runs_in(args.work_dir), __doc__ or ''))
 
 
-@cache
-def whole(folder: str, seed_file: str, backend: str) -> Read:
-    """What a whole file gives."""
-    MMLogger.get_current_instance().setLevel('ERROR')
-    warnings.simplefilter('ignore')
-    seed = Path(folder) / seed_file
-    file = Path(folder) / 'shards/train-000000.tar' if seed.suffix == '.tar' else seed
-    return READERS.get(seed.suffix, _clip)(file, backend)
+def runs_in(work_dir: Path) -> list[Run]:
+    """What has been tried, in the order of SEEDS."""
+    files = [work_dir / f'{backend}.jsonl' for backend in SEEDS]
+    return [Run.read(file) for file in files if file.exists()]
 
 
-def _clip(file: Path, backend: str) -> Read:
-    clip = read_clip(file, BEGIN_S, SECONDS, FPS, SIZE, RATE, backend)
-    return Read(clip.video.numpy(), clip.audio.numpy())
-
-
-def _sound(file: Path, backend: str) -> Read:
-    return Read(None, read_sound(file, BEGIN_S, SECONDS, RATE).numpy())
-
-
-def _picture(file: Path, backend: str) -> Read:
-    """As a shard would, whose checksum is that of the damaged bytes."""
-    into = np.zeros((3, SIZE, SIZE), np.uint8)
-    if not read_jpeg(file.read_bytes(), (SIZE, SIZE), (HEIGHT, WIDTH), into):
-        raise ClipError(str(file), 'damaged')
-    return Read(into[None], None)
-
-
-def _shard(file: Path, backend: str) -> Read:
-    clip = dict(duration_s=SECONDS, fps=FPS, size=SIZE, sample_rate=RATE)
-    data = Shards(str(file.parent), clip, dict(type='CentreWindow'), replace_bad=False)
-    sample = data[0]
-    if not sample['valid']:
-        cause, name = sample['failures'].split('\t')
-        raise ClipError(name, cause)
-    return Read(sample['video'].numpy(), sample['audio'].numpy())
-
-
-READERS: dict[str, Callable[[Path, str], Read]] = {'.wav': _sound, '.jpg': _picture, '.tar': _shard}
-
-
-def _timetable(file: Path) -> list[tuple[str, float]]:
-    """When every packet of a file is shown, by its index."""
-    with av.open(str(file)) as container:
-        return [
-            (packet.stream.type, round(float(packet.pts * packet.time_base), 3))
-            for packet in container.demux()
-            if packet.pts is not None
-        ]
-
-
-def quiet() -> None:
-    """The libraries' own complaints would bury the table."""
-    av.logging.set_level(None)
-    cv2.setLogLevel(0)
+def keep(task: Task, outcome: Outcome, folder: Path, kept: Path) -> None:
+    """Save a file that was read wrongly, under a name that says how to make it again."""
+    kept.mkdir(parents=True, exist_ok=True)
+    name = f'{outcome.kind}-{task.backend}-{task.rule}-{task.number}-{task.seed_file}'.replace(' ', '_')
+    (kept / name).write_bytes(mutant(folder, task.seed_file, task.rule, task.number))
+    (kept / f'{name}.txt').write_text(f'{task}\n{outcome}\n')

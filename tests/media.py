@@ -122,13 +122,14 @@ def remux(
     shift_s: float = 0.0,
     keep: Callable[[str, float], bool] = lambda kind, time: True,
     jitter: Callable[[str, float], float] = lambda kind, time: 0.0,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """Copy packets without decoding, shift_s earlier, those for which keep('video' | 'audio', seconds) holds.
 
     jitter('video' | 'audio', seconds) moves each by some seconds more.
     What lands before time zero an mp4 hides behind an edit list, as `ffmpeg -ss ... -c copy` does.
     """
-    with av.open(str(source)) as reader, av.open(str(target), 'w') as writer:
+    with av.open(str(source)) as reader, av.open(str(target), 'w', options=container_options or {}) as writer:
         copies = {stream.index: writer.add_stream_from_template(stream) for stream in reader.streams}
         for packet in reader.demux():
             if packet.dts is None:

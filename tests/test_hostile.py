@@ -12,16 +12,12 @@ import sys
 import warnings
 import wave
 import zlib
-from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 from torch.utils.data import DataLoader, Dataset
 
 from gmscavp.datasets.decoding import ClipError, probe, read_clip
@@ -30,32 +26,14 @@ from gmscavp.datasets.preparing.pool import limit_memory
 from gmscavp.datasets.shards.members import jpeg_size, read_jpeg
 from gmscavp.engine.sharded_checkpoints import CONTENTS, SUFFIX, write_sharded
 from gmscavp.engine.weights import LAYOUTS
-from gmscavp.errors import lost_reader, note_reading
 from gmscavp.inference.reading import read_sound
+from gmscavp.readers import lost_reader, note_reading
 from tests.generating import write_run
+from tests.hostile import Payload, write_evil
 from tests.media import MOOV_FIRST, moving, sine, write_media
+from tests.running import ROOT, SMALL, forget_runs
 
-ROOT = Path(__file__).parents[1]
 CONFIG = 'configs/gmscavp_folder.py'
-SMALL = {
-    'batch_size': 4,
-    'num_workers': 0,
-    'model.video_backbone.width': 4,
-    'model.audio_backbone.width': 4,
-    'model.video_pyramid.dim': 8,
-    'model.audio_pyramid.dim': 8,
-    'model.diffusion.denoiser.width': 16,
-}
-
-
-class Payload:
-    """Writes a file when it is unpickled the plain way."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
 
 
 @pytest.fixture
@@ -69,20 +47,12 @@ def mark(tmp_path):
 @pytest.fixture
 def evil(tmp_path, mark):
     """A run's checkpoint with code in it."""
-    file = tmp_path / 'evil.pth'
-    state = {'state_dict': {'w': torch.zeros(2)}, 'message_hub': {}, 'optimizer': {'x': Payload(mark)}, 'meta': {}}
-    torch.save(state, file)
-    return file
+    return write_evil(tmp_path / 'evil.pth', mark)
 
 
 def test_the_payload_works(tmp_path):
     pickle.loads(pickle.dumps(Payload(tmp_path / 'made')))
     assert (tmp_path / 'made').is_dir()
-
-
-def forget_runs():
-    for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
-        kind._instance_dict.clear()
 
 
 @pytest.fixture

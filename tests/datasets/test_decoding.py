@@ -205,6 +205,12 @@ HARD: dict[str, tuple[str, dict]] = {
     'fragments': ('fragments.mp4', {'container_options': FRAGMENTED}),
     'live': ('live.mkv', {'container_options': {'live': '1'}}),
 }
+WEBM = {
+    'video_codec': 'libvpx-vp9',
+    'audio_codec': 'libopus',
+    'sample_rate': 48_000,
+    'video_options': {'deadline': 'realtime', 'cpu-used': '8'},
+}
 HARD['vp8'][1]['video_options'] = {'cpu-used': '16', 'auto-alt-ref': '1', 'lag-in-frames': '16', 'arnr-maxframes': '5'}
 
 
@@ -343,6 +349,7 @@ def _bad_file(name: str, media, folder: Path) -> Path:
         'noise': lambda: file.write_bytes(np.random.default_rng(0).bytes(20_000)),
         'cut off, index first': lambda: file.write_bytes(beginning(first)),
         'cut off, index last': lambda: file.write_bytes(beginning(whole)),
+        'cut off, webm': lambda: file.write_bytes(beginning(media('whole.webm', numbered(), sine(), **WEBM))),
         'silent': lambda: media(file.name, numbered(), None),
         'blind': lambda: media(file.name, None, sine()),
         'music with a cover': lambda: write_cover(file),
@@ -373,6 +380,7 @@ BAD = {
     'noise': 'not a media file',
     'cut off, index first': 'truncated audio',
     'cut off, index last': 'damaged',
+    'cut off, webm': 'truncated audio',
     'silent': 'no audio track',
     'blind': 'no video track',
     'music with a cover': 'no video track',
@@ -401,10 +409,24 @@ def test_pictures_that_end_before_the_sound_are_too_short(media, folder, backend
 
 
 @every_backend
-def test_pictures_that_end_before_the_header_says_so_are_damage(media, folder, backend):
-    with pytest.raises(ClipError) as caught, open_media(_bad_file('cut off, index first', media, folder)) as container:
+@pytest.mark.parametrize('name', ['cut off, index first', 'cut off, webm'])
+def test_pictures_that_end_before_the_header_says_so_are_damage(media, folder, backend, name):
+    with pytest.raises(ClipError) as caught, open_media(_bad_file(name, media, folder)) as container:
         BACKENDS[backend](container, container.streams.video[0], np.arange(2.5, 3.5, 0.1), 64)
     assert caught.value.cause == 'damaged'
+
+
+@every_backend
+def test_pictures_that_end_where_no_header_says_so_are_too_short(media, folder, backend):
+    """Sound may go on; a last picture that stays for longer than it lasts would be a still that nobody filmed."""
+    live = _hard_file('live', media, folder)
+    file = remux(live, folder / 'early.mkv', container_options={'live': '1'}, keep=_only_early_pictures)
+    assert _read(file, 0.5, 1.0, backend=backend).video.shape[0] == 16
+    assert _cause(file, 1.5, 1.0, backend=backend) == 'too short'
+
+
+def _only_early_pictures(kind: str, time: float) -> bool:
+    return kind == 'audio' or time < 1.9
 
 
 @every_backend

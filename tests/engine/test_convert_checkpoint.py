@@ -1,17 +1,12 @@
 """The converter as a user runs it: both ways, partial weights by name, hostile files; and what it writes in use."""
 
 import argparse
-import os
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from mmengine.visualization import Visualizer
 from safetensors.torch import save_file
 
 from gmscavp.compat import ABSENT, load_checkpoint_file
@@ -21,19 +16,11 @@ from gmscavp.engine.runner import build_runner
 from gmscavp.engine.weights import LAYOUTS
 from gmscavp.errors import UserError
 from gmscavp.registry import MODELS
+from tests.hostile import Payload
+from tests.running import ROOT, SMALL, forget_runs
 
-ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/gmscavp_impacts.py'
-SMALL = {
-    'batch_size': 4,
-    'num_workers': 0,
-    'model.video_backbone.width': 4,
-    'model.audio_backbone.width': 4,
-    'model.video_pyramid.dim': 8,
-    'model.audio_pyramid.dim': 8,
-    'model.diffusion.denoiser.width': 16,
-    'test_dataloader.dataset.clips': 4,
-}
+FEW_CLIPS = SMALL | {'test_dataloader.dataset.clips': 4}
 
 
 @pytest.fixture
@@ -58,12 +45,6 @@ def tool(monkeypatch, capsys):
         return said
 
     return run
-
-
-def forget_runs():
-    """MMEngine names a run's instances by the second: a run of the same second would log into a stream closed since."""
-    for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
-        kind._instance_dict.clear()
 
 
 def videomae(layers=1):
@@ -148,14 +129,6 @@ def test_the_wrong_layout_is_named_with_the_likely_one(tool, source, tmp_path):
     assert "has no key of the layout 'panns_cnn14'; it looks like 'videomae'." in said
 
 
-class Payload:
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.system, (f'touch {self.mark}',)
-
-
 def test_code_in_a_source_is_not_run(tool, tmp_path):
     torch.save(videomae() | {'args': Payload(tmp_path / 'mark')}, tmp_path / 'evil.pth')
     arguments = ['--layout', 'videomae', '--out', tmp_path / 'o.safetensors']
@@ -214,14 +187,14 @@ def impacts(tmp_path_factory):
 def whole_model(tmp_path_factory):
     """Weights of a whole model as safetensors, without the filters of the mel, and the options of its config."""
     torch.manual_seed(3)
-    state = MODELS.build(load_config(ROOT / CONFIG, SMALL).model).state_dict()
+    state = MODELS.build(load_config(ROOT / CONFIG, FEW_CLIPS).model).state_dict()
     file = tmp_path_factory.mktemp('whole') / 'model.safetensors'
     save_file({name: value for name, value in state.items() if not name.startswith('data_preprocessor.')}, file)
     return file, state
 
 
 def test_safetensors_of_a_whole_model_are_a_checkpoint_of_test_py(tool, impacts, whole_model, tmp_path):
-    options = [f'{name}={value}' for name, value in SMALL.items()]
+    options = [f'{name}={value}' for name, value in FEW_CLIPS.items()]
     out = tmp_path / 'figures.json'
     arguments = [CONFIG, whole_model[0], '--out', out, '--work-dir', tmp_path]
     tool('test.py', *arguments, '--cfg-options', f'data_root={impacts}', *options)
@@ -231,7 +204,7 @@ def test_safetensors_of_a_whole_model_are_a_checkpoint_of_test_py(tool, impacts,
 @pytest.fixture
 def runner(tmp_path):
     forget_runs()
-    config = load_config(ROOT / CONFIG, SMALL)
+    config = load_config(ROOT / CONFIG, FEW_CLIPS)
     config.work_dir = str(tmp_path / 'run')
     built = build_runner(config)
     # Hooks that follow the model start here.

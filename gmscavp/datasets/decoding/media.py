@@ -201,16 +201,21 @@ def track_end_s(container: InputContainer, stream: Track) -> float | None:
     """When a track ends on the file's own clock by its header, in seconds; None where the header does not say."""
     if container.format.name == 'wav' and (promised_s := _wav_promise_s(container.name)) is not None:
         return promised_s
+    if (own_s := promised_end_s(stream)) is not None:
+        return own_s
+    if container.duration is not None:
+        return float(Fraction((container.start_time or 0) + container.duration, av.time_base))
+    return None
+
+
+def promised_end_s(stream: Track) -> float | None:
+    """As track_end_s, by what the header says of this track alone: a file may last longer than one of its tracks."""
     if stream.duration is not None:
         return track_start_s(stream) + float(stream.duration * time_base(stream))
     # Matroska keeps the end of a track in a tag, as hh:mm:ss.
     hours, _, rest = stream.metadata.get('DURATION', '').partition(':')
     minutes, _, seconds = rest.partition(':')
-    if seconds:
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    if container.duration is not None:
-        return float(Fraction((container.start_time or 0) + container.duration, av.time_base))
-    return None
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds) if seconds else None
 
 
 def length_s(container: InputContainer, tracks: list[Track]) -> float:

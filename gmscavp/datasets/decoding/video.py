@@ -2,7 +2,7 @@
 
 Each takes (container, stream, times_s (T,), size) and gives (T, 3, H, W) uint8: for every time, on the file's own
 clock and in increasing order, the frame on screen then. Before the first frame that is the first, after the last the
-last. ClipError('damaged') when the frames end before the header says so.
+last. ClipError('damaged') when the frames end before the header says so, 'too short' where it does not say.
 """
 
 from typing import Any
@@ -19,6 +19,7 @@ from gmscavp.datasets.decoding.media import (
     first_rotation,
     is_indexed,
     packets_from,
+    promised_end_s,
     quarter_turn,
     shown_size,
     single_thread,
@@ -255,15 +256,12 @@ def _decord_batch(reader: Any, indices: np.ndarray, height: int, width: int) -> 
 def _demand_pictures(
     container: InputContainer, stream: VideoStream, wanted_s: float, shown_s: float, until_s: float
 ) -> None:
-    # Without a length for this track in the header, the last frame may be meant to stay.
-    if stream.duration is None:
-        return
     # The last frame of a file often has no duration.
     period_s = 1 / float(stream.average_rate) if stream.average_rate else 0.0
     if max(until_s, shown_s + period_s) + TOLERANCE_S < wanted_s:
-        raise ClipError(
-            container.name, 'damaged', f'the pictures end at {until_s:.2f} s, wanted up to {wanted_s:.2f} s'
-        )
+        # Without a promise in the header, missing pictures at the end are the end of the file.
+        cause = 'too short' if promised_end_s(stream) is None else 'damaged'
+        raise ClipError(container.name, cause, f'the pictures end at {until_s:.2f} s, wanted up to {wanted_s:.2f} s')
 
 
 def _missing(backend: str, package: str, error: Exception | None) -> UserError:
