@@ -1,9 +1,26 @@
-"""Fixtures that all tests may use."""
+"""Fixtures that all tests may use, and how many examples a property is tried on."""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+# The same examples every time, and without a limit for one: a machine that is busy fails no test. GMSCAVP_EXAMPLES=1000
+# tries properties harder.
+settings.register_profile(
+    'gmscavp',
+    max_examples=int(os.environ.get('GMSCAVP_EXAMPLES', '25')),
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+# For benchmarks/mutants.py, which asks whether a test fails, not on what.
+settings.register_profile(
+    'first_failure', settings.get_profile('gmscavp'), max_examples=10, phases=[Phase.explicit, Phase.generate]
+)
+settings.load_profile('gmscavp')
 
 
 @pytest.fixture(scope='session')

@@ -122,7 +122,9 @@ def _read_table(path: Path) -> pa.Table:
             options = pa_csv.ConvertOptions(
                 column_types=types, strings_can_be_null=True, null_values=['', 'nan', 'NaN', 'null']
             )
-            return pa_csv.read_csv(path, convert_options=options)
+            # Captions may have several lines, also where a block of the file ends.
+            parse = pa_csv.ParseOptions(newlines_in_values=True)
+            return pa_csv.read_csv(path, parse_options=parse, convert_options=options)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f'manifest {path} cannot be read: {str(error).splitlines()[0]}') from error
     raise UserError(f'manifest {path} must end in .csv or .parquet.')

@@ -1,12 +1,15 @@
 """The manifest reads what people have, says what is wrong, and is mapped rather than copied."""
 
+import csv
 import pickle
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis.strategies import booleans, characters, data, floats, lists, none, sampled_from, text, tuples
 
-from gmscavp.datasets.manifest import Manifest
+from gmscavp.datasets.manifest import Manifest, hash_share, splits_of
 from gmscavp.errors import UserError
 
 FULL = (
@@ -108,3 +111,81 @@ def test_a_missing_file_another_ending_and_an_unknown_column(tmp_path):
         Manifest.read(write(tmp_path, FULL, 'm.txt'))
     with pytest.raises(UserError, match="no column 'lable'"):
         Manifest.read(write(tmp_path, FULL)).column('lable')
+
+
+def test_captions_of_several_lines_are_read_in_files_larger_than_a_block(tmp_path):
+    captions = [f'{number}\n' + 'caption ' * 50 for number in range(5000)]
+    with (tmp_path / 'm.csv').open('w', newline='') as stream:
+        csv.writer(stream).writerows([('file', 'caption'), *((f'{i}.mp4', text) for i, text in enumerate(captions))])
+    # pyarrow reads a megabyte at a time.
+    assert (tmp_path / 'm.csv').stat().st_size > 2**20
+    assert Manifest.read(tmp_path / 'm.csv').column('caption') == captions
+
+
+# Whatever a file system and UTF-8 allow. A csv cannot tell an empty field, and the words for it, from nothing.
+NOTHING = ('', 'nan', 'NaN', 'null')
+WORDS = text(alphabet=characters(exclude_categories=('Cs',), exclude_characters='\0'), max_size=12) | sampled_from(
+    ['00012', '-1e5', 'true', 'a,b', 'a"b', '"', "'", 'a\nb', 'a\r\nb', ' a ', '#a', 'é', '日本', '=1+1', 'None']
+)
+NAMES = WORDS.filter(lambda word: word not in NOTHING)
+LABELS = lists(WORDS.map(lambda word: word.replace(';', '').strip()).filter(bool), max_size=3)
+SPANS = none() | tuples(floats(0, 1e6), floats(1e-3, 1e3)).map(lambda span: (span[0], span[0] + span[1]))
+ROWS = lists(
+    tuples(NAMES, NAMES, SPANS, LABELS, none() | WORDS, sampled_from(['train', 'test']), none() | WORDS),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda row: row[0],
+)
+
+
+def as_read(row, of_csv):
+    clip_id, file, span, labels, caption, split, group = row
+    caption, group = (None if of_csv and word in NOTHING else word for word in (caption, group))
+    return (clip_id, file, *(span or (None, None)), labels, caption, split, group)
+
+
+@given(ROWS)
+def test_any_rows_come_back_from_csv_and_parquet_in_their_order(tmp_path, rows):
+    plain = [(*row[:2], *(row[2] or (None, None)), ';'.join(row[3]), *row[4:]) for row in rows]
+    names = ('clip_id', 'file', 'start_s', 'end_s', 'labels', 'caption', 'split', 'group')
+    with (tmp_path / 'm.csv').open('w', newline='', encoding='utf-8') as stream:
+        csv.writer(stream).writerows([names, *plain])
+    table = pa.table({name: list(column) for name, column in zip(names, zip(*plain, strict=True), strict=True)})
+    pa.parquet.write_table(table, tmp_path / 'm.parquet')
+    for ending in ('csv', 'parquet'):
+        manifest = Manifest.read(tmp_path / f'm.{ending}')
+        assert [manifest[i] for i in range(len(manifest))] == [as_read(row, ending == 'csv') for row in rows]
+        again = pickle.loads(pickle.dumps(manifest))
+        assert again.column('clip_id') == [row[0] for row in rows]
+
+
+@given(ROWS, data())
+def test_picked_rows_keep_their_order_and_two_of_one_name_are_refused(rows, draw):
+    manifest = Manifest.from_columns({'clip_id': [r[0] for r in rows], 'file': [r[1] for r in rows]}, 'here')
+    keep = draw.draw(lists(booleans(), min_size=len(rows), max_size=len(rows)))
+    picked = manifest.pick(keep)
+    assert picked.column('clip_id') == [row[0] for row, kept in zip(rows, keep, strict=True) if kept]
+    assert [picked[i].file for i in range(len(picked))] == picked.column('file')
+    twins = [*rows, draw.draw(sampled_from(rows))]
+    with pytest.raises(UserError, match='stands in more than one row'):
+        Manifest.from_columns({'clip_id': [r[0] for r in twins], 'file': [r[1] for r in twins]}, 'here')
+
+
+@given(lists(tuples(NAMES, none() | sampled_from('abc')), min_size=1, max_size=20), floats(0, 1), floats(0, 1))
+def test_splits_follow_names_alone_and_keep_groups_together(rows, share, other):
+    def splits(rows, share):
+        files, groups = zip(*rows, strict=True)
+        columns = {'clip_id': [str(i) for i in range(len(rows))], 'file': files, 'group': groups}
+        return splits_of(Manifest.from_columns(columns, 'here'), share)
+
+    found = splits(rows, share)
+    assert found[::-1] == splits(rows[::-1], share)
+    by_name = {}
+    for (file, group), split in zip(rows, found, strict=True):
+        assert by_name.setdefault(group or file, split) == split
+        assert 0 <= hash_share(group or file) < 1
+    # A larger share only adds to the test split.
+    larger = splits(rows, max(share, other))
+    assert all(late == 'test' for early, late in zip(found, larger, strict=True) if early == 'test')
+    assert set(splits(rows, 0.0)) == {'train'}
+    assert set(splits(rows, 1.0)) == {'test'}

@@ -3,11 +3,14 @@
 import time
 import tracemalloc
 from itertools import chain, islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.strategies import booleans, data, integers, lists
 
-from gmscavp.datasets import StreamShuffle
+from gmscavp.datasets import ShardShuffle, StreamShuffle
 from gmscavp.datasets.samplers import round_keys, shuffled
 from gmscavp.errors import UserError
 from gmscavp.registry import DATA_SAMPLERS
@@ -144,3 +147,54 @@ def test_mistakes_are_named():
 def test_configs_find_it_by_name():
     built = DATA_SAMPLERS.build(dict(type='StreamShuffle', dataset=[1, 2], seed=1))
     assert sorted(built) == [0, 1]
+
+
+@given(clips=integers(1, 3000), ranks=integers(1, 9), seed=integers(0, 2**63), epoch=integers(0, 10**6), pad=booleans())
+def test_any_clips_over_any_ranks_come_once_an_epoch(clips, ranks, seed, epoch, pad):
+    ranks = min(ranks, clips)
+    samplers = [
+        sampler_of(clips, seed=seed, uneven='pad' if pad else 'drop', rank=rank, ranks=ranks) for rank in range(ranks)
+    ]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    in_turn = list(chain(*zip(*samplers, strict=True)))
+    assert len(in_turn) == ranks * len(samplers[0])
+    whole = clips if pad else clips - clips % ranks
+    assert len(set(in_turn[:whole])) == whole
+    assert set(in_turn) <= set(range(clips))
+    assert in_turn[whole:] == in_turn[: len(in_turn) - whole]
+
+
+@given(data())
+def test_an_epoch_goes_on_anywhere_over_any_other_number_of_ranks(draw):
+    clips = draw.draw(integers(1, 500), 'clips')
+    before, after = (draw.draw(integers(1, min(8, clips)), 'ranks') for _ in range(2))
+    steps = draw.draw(integers(0, clips // before), 'steps')
+    order = list(sampler_of(clips, seed=7))
+    given_out = list(chain(*(list(sampler_of(clips, seed=7, rank=r, ranks=before))[:steps] for r in range(before))))
+    rest = [sampler_of(clips, seed=7, rank=rank, ranks=after) for rank in range(after)]
+    for sampler in rest:
+        sampler.skip(before * steps // after)
+    told = given_out + list(chain(*rest))
+    reached = max(before * steps, clips - clips % after)
+    assert set(told) == set(order[:reached])
+    # Less than one step of the ranks is given again.
+    assert len(told) - reached < after
+
+
+@given(
+    sizes=lists(integers(1, 40), min_size=1, max_size=12),
+    window=integers(1, 60),
+    ranks=integers(1, 5),
+    seed=integers(0, 1000),
+    pad=booleans(),
+)
+def test_shards_of_any_sizes_come_once_an_epoch(sizes, window, ranks, seed, pad):
+    clips, ranks = sum(sizes), min(ranks, sum(sizes))
+    shards = SimpleNamespace(shard_starts=np.cumsum([0, *sizes]))
+    parts = [list(ShardShuffle(shards, seed, window, 'pad' if pad else 'drop', rank, ranks)) for rank in range(ranks)]
+    assert len({len(part) for part in parts}) == 1
+    found = list(chain(*parts))
+    assert set(found) <= set(range(clips))
+    assert len(set(found)) == (clips if pad else clips - clips % ranks)
+    assert len(found) == (clips + -clips % ranks if pad else clips - clips % ranks)

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.strategies import floats, integers, lists
 
 from gmscavp.evaluation.generation.distances import (
     FeatureStatistics,
@@ -176,3 +178,27 @@ def test_alignment_accuracy_is_the_share_above_half():
     for figure, empty in ((alignment_accuracy, torch.zeros(0)), (desync, torch.zeros(0, 21))):
         with pytest.raises(ValueError, match='no clips'):
             figure(empty)
+
+
+@given(
+    dim=integers(1, 6),
+    batches=lists(integers(0, 9), min_size=1, max_size=8),
+    mean=floats(-1e3, 1e3),
+    scale=floats(1e-2, 1e2),
+    seed=integers(0, 2**31),
+)
+def test_statistics_in_any_batches_and_parts_are_those_of_the_whole(dim, batches, mean, scale, seed):
+    batches = [2, *batches]
+    generator = torch.Generator().manual_seed(seed)
+    features = mean + scale * torch.randn(sum(batches), dim, generator=generator, dtype=torch.float64)
+    parts = [seen(part, max(len(part), 1)) for part in features.split(batches)]
+    streamed, gathered = FeatureStatistics(dim), FeatureStatistics.joined([part.state for part in parts])
+    for part in features.split(batches):
+        streamed.add(part)
+    for found in (streamed, gathered):
+        assert found.count == len(features)
+        np.testing.assert_allclose(found.mean, features.numpy().mean(axis=0), rtol=1e-12, atol=1e-12 * abs(mean))
+        expected = np.atleast_2d(np.cov(features.numpy(), rowvar=False))
+        np.testing.assert_allclose(found.covariance, expected, rtol=1e-8, atol=1e-10 * scale**2)
+        # The root of rounding counts: what is left of zero is the root of an error of float64.
+        assert frechet_distance(found, seen(features)) == pytest.approx(0, abs=1e-5 * scale**2)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.strategies import integers
 from torch import multiprocessing
 from torch.nn import functional as F
 
@@ -194,3 +196,47 @@ def test_a_gallery_ranks_and_chooses_by_the_pass():
     assert torch.equal(plain.candidates(4)['a2v'], own.candidates(4)['a2v'])
     assert torch.equal(plain.candidates(4, chunk=3)['v2a'], own.candidates(4)['v2a'])
     assert torch.equal(plain.ranks(3)[1], own.ranks(3)[1])
+
+
+def naive_ranks(scores):
+    """Of whole numbers, so that a tie is a tie."""
+    return [sum(score >= row[i] for score in row) for i, row in enumerate(scores.tolist())]
+
+
+@given(integers(1, 40), integers(1, 6), integers(1, 3), integers(1, 50), integers(0, 2**31))
+def test_ranks_of_any_clips_in_any_chunks_are_counted_by_hand(count, width, of, chunk, seed):
+    video, audio = whole_numbers(count, width, seed, of), whole_numbers(count, width, seed + 1, of)
+    scores = video @ audio.T
+    v2a, a2v = naive_ranks(scores), naive_ranks(scores.T)
+    assert [found.tolist() for found in two_way_ranks(video, audio, chunk)] == [v2a, a2v]
+    assert retrieval_ranks(video, audio, chunk).tolist() == v2a
+    assert retrieval_ranks(audio, video, chunk).tolist() == a2v
+    # Some rows of a matrix, which has more columns.
+    first = seed % count
+    assert ranks_of_rows(scores[first : first + chunk], first).tolist() == v2a[first : first + chunk]
+    names = [f'{number}' for number in range(count)]
+    gallery, own = (Gallery(names, video, audio, video_query=query) for query in (None, video))
+    assert [found.tolist() for found in gallery.ranks(chunk)] == [v2a, a2v]
+    assert [found.tolist() for found in own.ranks(chunk)] == [v2a, a2v]
+    # Neither the clips' order nor a common factor of their embeddings is told apart.
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    turned = two_way_ranks(4 * video[order], 0.5 * audio[order], chunk)
+    assert [found.tolist() for found in turned] == [[v2a[i] for i in order], [a2v[i] for i in order]]
+
+
+@given(integers(1, 30), integers(1, 30), integers(1, 5), integers(1, 40), integers(0, 2**31))
+def test_the_best_of_any_clips_in_any_chunks_are_those_of_a_sort(count, k, of, chunk, seed):
+    video, audio = whole_numbers(count, 3, seed, of), whole_numbers(count, 3, seed + 1, of)
+    scores = video @ audio.T
+    for best, matrix in zip(two_way_best(video, audio, k, chunk), (scores, scores.T), strict=True):
+        values, items = dense_best(matrix, min(k, count))
+        assert torch.equal(best.items, items)
+        assert torch.equal(best.scores, values)
+
+
+@given(integers(1, 9), integers(1, 9))
+def test_as_many_queries_as_items_or_none(queries, items):
+    if queries != items:
+        for work in (retrieval_ranks, two_way_ranks):
+            with pytest.raises(ValueError, match='every query needs its item'):
+                work(unit(queries), unit(items))

@@ -10,20 +10,20 @@ def figures(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def ideal(path):
+def ideal(path, mean=MEAN, spread=SPREAD):
     """E[x0 | x] on a path."""
 
     def denoise(x, t):
         alpha, sigma = path.alpha_sigma(t)
-        return (sigma**2 * MEAN + alpha * SPREAD**2 * x) / (alpha**2 * SPREAD**2 + sigma**2)
+        return (sigma**2 * mean + alpha * spread**2 * x) / (alpha**2 * spread**2 + sigma**2)
 
     return denoise
 
 
-def exact(path, x, t):
+def exact(path, x, t, mean=MEAN, spread=SPREAD):
     """Where the probability flow takes x from time t to the clean signal."""
     alpha, sigma = path.alpha_sigma(t)
-    return MEAN + SPREAD * (x - alpha * MEAN) / (alpha**2 * SPREAD**2 + sigma**2).sqrt()
+    return mean + spread * (x - alpha * mean) / (alpha**2 * spread**2 + sigma**2).sqrt()
 
 
 class ByRatio:

@@ -4,17 +4,24 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.strategies import integers, sampled_from
 from torch.nn import functional as F
 
 from gmscavp.errors import UserError
 from gmscavp.models.heads import (
     ContrastiveHead,
+    DenseHead,
     MultiScaleInfoNCE,
+    SigLIPHead,
     clip_similarity,
+    multi_scale_nce,
     semantic_nce,
+    siglip,
     temporal_nce,
     unit_tokens,
 )
+from gmscavp.models.heads import dense as heads_dense
 
 CLIPS, STEPS, DIM = 6, 4, 32
 SCALE = torch.tensor(14.3)
@@ -135,3 +142,64 @@ def test_half_precision_features_give_float32_logits():
 def test_wrong_number_of_scale_weights_is_said():
     with pytest.raises(UserError, match='scale_weights has 2 entries, the pyramids have 3'):
         MultiScaleInfoNCE([4, 2, 1], scale_weights=[0.5, 0.5])
+
+
+@given(integers(1, 4), integers(1, 4), integers(1, 3), sampled_from([1, 2]), integers(0, 2**31))
+def test_terms_of_any_ranks_are_in_the_mean_that_of_all_rows(ranks, own, steps, ignore_within, seed):
+    own *= ignore_within
+    generator = torch.Generator().manual_seed(seed)
+    shape = (ranks * own, steps, 5)
+    v, a = (F.normalize(torch.randn(shape, generator=generator), dim=-1) for _ in range(2))
+    parts = [slice(start, start + own) for start in range(0, ranks * own, own)]
+    each = [semantic_nce(v[p], a[p], v, a, SCALE, p.start, ignore_within) for p in parts]
+    whole = semantic_nce(v, a, v, a, SCALE, 0, ignore_within)
+    assert torch.stack(each).mean().item() == pytest.approx(whole.item(), rel=1e-5, abs=1e-6)
+    # By the definition: rows of one video are no candidates of each other.
+    logits = SCALE * torch.einsum('ild,jld->ij', v, a) / steps
+    rows = torch.arange(len(v))
+    out = (rows[:, None] // ignore_within == rows // ignore_within) & (rows[:, None] != rows)
+    expected = sum(-x.masked_fill(out, -math.inf).log_softmax(dim=1).diagonal().mean() for x in (logits, logits.T)) / 2
+    assert whole.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
+
+
+def test_what_is_not_said_is_as_in_the_papers():
+    v, a = pyramids([3, 1])
+    nce = dict(temporal_weight=0.1, init_scale=1 / 0.07, max_scale=100.0, per_scale=False, segment_weight=0.0)
+    said = MultiScaleInfoNCE([3, 1], [0.5, 0.5], **nce, same_video='negative')(v, a, 2)
+    silent = MultiScaleInfoNCE([3, 1])
+    assert silent(v, a, 2) == said
+    assert silent.log_scale.shape == (1,)
+    assert silent.logit_scales().tolist() == pytest.approx([1 / 0.07] * 2)
+    siglip = SigLIPHead([3, 1])
+    said = SigLIPHead([3, 1], [0.5, 0.5], temporal_weight=0.0, init_scale=10.0, init_bias=-10.0, per_scale=False)
+    assert siglip(v, a) == said(v, a)
+    assert siglip(v, a)['logit_scale'].item() == pytest.approx(10)
+    assert siglip(v, a)['logit_bias'].item() == -10
+    dense = DenseHead([3])
+    dense.log_scale.data.fill_(math.log(99.0))
+    tokens = torch.randn(CLIPS, 3, 1, DIM)
+    assert dense([tokens], [tokens])['logit_scale'].item() == pytest.approx(99)
+
+
+def test_terms_are_there_where_there_is_something_to_contrast():
+    for lengths, temporal in (([1, 1], False), ([2, 1], True)):
+        v, a = pyramids(lengths)
+        for head in (MultiScaleInfoNCE(lengths, segment_weight=1.0), SigLIPHead(lengths, temporal_weight=1.0)):
+            assert ('loss_temporal' in head(v, a)) == temporal
+            assert 'loss_segment' not in head(v, a)
+        assert 'loss_segment' in MultiScaleInfoNCE(lengths, segment_weight=1.0)(v, a, 2)
+
+
+@pytest.mark.parametrize('way', [{}, dict(tile=2)])
+def test_every_term_counts_by_the_rows_of_its_rank(monkeypatch, way):
+    v, a = pyramids([4, 1])
+    heads = [MultiScaleInfoNCE([4, 1], segment_weight=1.0, **way), SigLIPHead([4, 1], temporal_weight=1.0, **way)]
+    dense, tokens = DenseHead([4]), [[x[0][:, :, None]] for x in (v, a)]
+    whole = [head(v, a, 2) for head in heads] + [dense(*tokens)]
+    for module in (multi_scale_nce, siglip, heads_dense):
+        monkeypatch.setattr(module, 'share_of_rank', lambda _sizes: 0.25)
+    for before, after in zip(whole, [*(head(v, a, 2) for head in heads), dense(*tokens)], strict=True):
+        for name in before:
+            # Tiles know the sizes of all ranks themselves.
+            share = 1 if 'loss' not in name or (way and name == 'loss_semantic' and len(before) > 2) else 0.25
+            assert after[name].item() == pytest.approx(share * before[name].item(), rel=1e-6)

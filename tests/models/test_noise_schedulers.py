@@ -331,9 +331,13 @@ def test_unknown_choices_name_the_known_ones():
     ('build', 'match'),
     [
         (lambda: EDM(sigma_min=2, sigma_max=1), '0 < sigma_min < sigma_max'),
+        (lambda: EDM(sigma_min=0), '0 < sigma_min < sigma_max'),
+        (lambda: EDM(sigma_min=1, sigma_max=1), '0 < sigma_min < sigma_max'),
         (lambda: RectifiedFlow(shift=0), 'shift must be above 0'),
         (lambda: RectifiedFlow(gamma=-1), 'gamma must be above 0'),
         (lambda: LinearDDPM(beta_end=1.5), 'betas between 0 and 1'),
+        (lambda: LinearDDPM(beta_end=1.0), 'betas between 0 and 1'),
+        (lambda: LinearDDPM(beta_start=0.0), 'betas between 0 and 1'),
         (lambda: LinearDDPM(steps=1), 'at least 2 steps'),
         (lambda: EDM().grid(0), 'steps must be at least 1'),
         (lambda: LinearDDPM(steps=10).grid(11), '11 steps are too many'),
