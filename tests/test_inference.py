@@ -9,15 +9,13 @@ import torch
 
 from gmscavp.datasets import read_clip
 from gmscavp.datasets.muxing import picture_track
-from gmscavp.engine.config import load_config
 from gmscavp.errors import UserError
 from gmscavp.inference import load, write_sound, write_video
 from gmscavp.inference.compiling import compile_denoiser
+from gmscavp.inference.loaded import device_named
 from gmscavp.inference.reading import read_pictures, read_sound, whole_steps
-from gmscavp.inference.trained import Trained, device_named
 from gmscavp.inference.writing import fitted
 from gmscavp.models import Sampling
-from gmscavp.registry import MODELS
 from tests.generating import CLIP, RATE, write_run
 from tests.media import click, corner, flash, moving, sine, write_media
 
@@ -191,32 +189,6 @@ def test_fitting_keeps_a_tone_where_it_was():
     assert there[-1] == 0
 
 
-def test_embeddings_are_those_of_the_model_on_each_window(tmp_path):
-    config = load_config('configs/gmscavp_impacts.py')
-    torch.manual_seed(0)
-    model = MODELS.build(config.model).eval()
-    torch.save({'state_dict': model.state_dict()}, tmp_path / 'a.pth')
-    file = write_media(tmp_path / 'a.mp4', moving((64, 64)), sine(), duration_s=10.0)
-    trained = load(config, tmp_path / 'a.pth', 'cpu')
-    assert isinstance(trained, Trained)
-    both = trained.embed(video=file, audio=file)
-    assert both.video.shape == both.audio.shape
-    assert len(both.video) == 2
-    for k in range(2):
-        clip = read_clip(file, 4.0 * k, 4.0, 4, 64, RATE, 'pyav')
-        batch = model.data_preprocessor({'video': clip.video[None], 'audio': clip.audio[None]}, False)
-        with torch.no_grad():
-            video, audio = model.embed(batch['video'], batch['mel'])
-        assert torch.allclose(both.video[k], video[0], atol=1e-5)
-        assert torch.allclose(both.audio[k], audio[0], atol=1e-5)
-    assert trained.embed(video=file).audio is None
-    with pytest.raises(UserError, match='makes neither sound nor video'):
-        trained.generate_sound(file, ONE)
-    short = write_media(tmp_path / 'short.mp4', moving((64, 64)), sine(), duration_s=1.0)
-    with pytest.raises(UserError, match='windows of 4 s'):
-        trained.embed(video=short)
-
-
 def test_models_are_asked_for_what_they_make_alone(maker, painter, tmp_path):
     file = write_media(tmp_path / 'a.mp4', moving((32, 32)), sine(), duration_s=4.0)
     with pytest.raises(UserError, match=r'makes sound from a video; to make a video from sound'):
@@ -224,7 +196,7 @@ def test_models_are_asked_for_what_they_make_alone(maker, painter, tmp_path):
     with pytest.raises(UserError, match=r'makes a video from sound; to make sound from a video'):
         painter.generate_sound(file, ONE)
     with pytest.raises(UserError, match='no embeddings'):
-        maker.embed(video=file)
+        maker.embed(file, 'video')
 
 
 def test_numbers_that_are_none_are_refused(maker, tmp_path, monkeypatch):

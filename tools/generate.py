@@ -26,7 +26,7 @@ from gmscavp.datasets.video_folder import VIDEO_ENDINGS
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.config import add_config_options, load_config
 from gmscavp.errors import UserError
-from gmscavp.inference import Trained, load, write_sound, write_video
+from gmscavp.inference import Model, load, write_sound, write_video
 from gmscavp.inference.files import AUDIO_ENDINGS, Job, find_files, plan, refusal
 from gmscavp.models.sampling import Sampling
 from gmscavp.registry import SAMPLERS
@@ -167,7 +167,7 @@ class Outcome:
     lasts_s: float = 0.0
 
 
-def make(job: Job, trained: Trained, request: Request, sampling: Sampling, told: Any) -> Outcome:
+def make(job: Job, trained: Model, request: Request, sampling: Sampling, told: Any) -> Outcome:
     """One input. UserError: it cannot be used."""
     if reason := refusal(job, request.force):
         return Outcome(job, 'skipped', [reason])
@@ -176,7 +176,7 @@ def make(job: Job, trained: Trained, request: Request, sampling: Sampling, told:
     return build(job, trained, request, sampling, told)
 
 
-def sound_for(job: Job, trained: Trained, request: Request, sampling: Sampling, told: Any) -> Outcome:
+def sound_for(job: Job, trained: Model, request: Request, sampling: Sampling, told: Any) -> Outcome:
     """Write the video with each of the sounds made for it."""
     track, notes = picture_track(job.source), []
     made = trained.generate_sound(
@@ -198,7 +198,7 @@ def sound_for(job: Job, trained: Trained, request: Request, sampling: Sampling, 
     return Outcome(job, 'made', notes, made.waveforms.shape[1] / made.sample_rate)
 
 
-def video_for(job: Job, trained: Trained, request: Request, sampling: Sampling, told: Any) -> Outcome:
+def video_for(job: Job, trained: Model, request: Request, sampling: Sampling, told: Any) -> Outcome:
     """Write the sound with each of the videos made for it."""
     notes: list[str] = []
     made = trained.generate_video(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from gmscavp.datasets import ClipFormat, probe, read_clip
@@ -25,6 +25,7 @@ from gmscavp.engine.trained import load_model
 from gmscavp.errors import UserError
 from gmscavp.evaluation.projection import on_plane
 from gmscavp.evaluation.report import read_curves
+from gmscavp.inference.alignment import step_similarity
 from gmscavp.pictures import (
     Curve,
     contact_sheet,
@@ -270,7 +271,7 @@ def draw_similarity(arguments: argparse.Namespace) -> None:
         clip = viewer.read(arguments.video, start_s)
         audio = viewer.read(sound, start_s).audio if arguments.audio else clip.audio
         v, a, mel = viewer.tokens(clip.video, audio)
-        values.append([step_similarity(x, y) for x, y in zip(v, a, strict=True)])
+        values.append([step_similarity(x[0], y[0]).numpy() for x, y in zip(v, a, strict=True)])
         frames.append(clip.video.permute(0, 2, 3, 1).numpy())
         mels.append(mel)
     scales = [np.concatenate(parts) for parts in zip(*values, strict=True)]
@@ -282,12 +283,6 @@ def draw_similarity(arguments: argparse.Namespace) -> None:
     arguments.out.write_bytes(png_bytes(picture))
     means = ', '.join(f'scale {s} {x.mean():.3f}' for s, x in enumerate(scales))
     say_written(arguments, starts, viewer, f'mean cosine: {means}')
-
-
-def step_similarity(video: Tensor, audio: Tensor) -> np.ndarray:
-    """Cosine of each window's tokens: (1, L, D), (1, L, D) -> (L,); of (1, L, P, D) that of the best place."""
-    cosine = nn.functional.cosine_similarity(video, audio, dim=-1)[0]
-    return (cosine.amax(dim=-1) if cosine.dim() == 2 else cosine).numpy()
 
 
 def draw_embeddings(arguments: argparse.Namespace) -> None:

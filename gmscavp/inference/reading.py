@@ -16,6 +16,7 @@ from gmscavp.datasets.transforms import CentreCrop
 from gmscavp.structures import Clip
 
 File = str | os.PathLike[str]
+Transforms = Sequence[Callable[[Clip, np.random.Generator], Clip]]
 
 # Seconds read at once. Each piece is searched from a key frame, and few files have those further apart than 10 s.
 _PIECE_S = 20.0
@@ -24,12 +25,7 @@ _BEFORE_END_S = 2e-3
 
 
 def read_pictures(
-    file: File,
-    first_s: float,
-    end_s: float,
-    count: int,
-    form: ClipFormat,
-    transforms: Sequence[Callable[[Clip, np.random.Generator], Clip]],
+    file: File, first_s: float, end_s: float, count: int, form: ClipFormat, transforms: Transforms
 ) -> Tensor:
     """`count` frames from first_s on, at form.fps, as the model's clips are: (count, 3, H, W) uint8.
 
@@ -38,24 +34,33 @@ def read_pictures(
     leave pictures that are not square, the square in the middle is taken. ClipError: what the file cannot give.
     """
     times_s = np.minimum(first_s + (np.arange(count) + 0.5) / form.fps, max(first_s, end_s - _BEFORE_END_S))
+    return read_pictures_at(file, times_s, form, transforms)
+
+
+def read_pictures_at(file: File, times_s: np.ndarray, form: ClipFormat, transforms: Transforms) -> Tensor:
+    """The frames on screen at increasing times (N,) on the file's own clock: (N, 3, H, W) uint8, as read_pictures."""
     at_once = max(1, round(_PIECE_S * form.fps))
     pieces = []
-    for begin in range(0, count, at_once):
-        wanted = times_s[begin : begin + at_once]
+    for begin in range(0, len(times_s), at_once):
         with open_media(file) as container:
             stream = video_track(container)
             if stream is None:
                 raise ClipError(os.fspath(file), 'no video track')
-            frames = BACKENDS[form.backend](container, stream, wanted, form.size)
-        clip = Clip(torch.from_numpy(frames).contiguous(), torch.zeros(1))
-        for transform in transforms:
-            clip = transform(clip, np.random.default_rng(0))
-        height, width = clip.video.shape[-2:]
-        if isinstance(form.size, int) and height != width:
-            # A data set whose pictures are square by themselves needs no crop in its config.
-            clip = CentreCrop(min(height, width))(clip, np.random.default_rng(0))
-        pieces.append(clip.video)
+            frames = BACKENDS[form.backend](container, stream, times_s[begin : begin + at_once], form.size)
+        pieces.append(shaped_pictures(torch.from_numpy(frames).contiguous(), form, transforms))
     return torch.cat(pieces)
+
+
+def shaped_pictures(frames: Tensor, form: ClipFormat, transforms: Transforms) -> Tensor:
+    """(N, 3, H, W) uint8 of the size that decoding gives -> as the transforms leave them, square where size is a side."""
+    clip = Clip(frames, torch.zeros(1))
+    for transform in transforms:
+        clip = transform(clip, np.random.default_rng(0))
+    height, width = clip.video.shape[-2:]
+    if isinstance(form.size, int) and height != width:
+        # A data set whose pictures are square by themselves needs no crop in its config.
+        clip = CentreCrop(min(height, width))(clip, np.random.default_rng(0))
+    return clip.video
 
 
 def read_sound(file: File, first_s: float, duration_s: float, sample_rate: int) -> Tensor:

@@ -105,13 +105,13 @@ def test_the_same_seed_makes_the_same_bytes_and_another_does_not(generate, runs,
 
 def test_settings_reach_the_model(generate, runs, video, tmp_path, monkeypatch):
     seen = []
-    make = inference.Trained.generate_sound
+    make = inference.Model.generate_sound
 
     def spy(self, file, sampling, *arguments, **settings):
         seen.append(sampling)
         return make(self, file, sampling, *arguments, **settings)
 
-    monkeypatch.setattr(inference.Trained, 'generate_sound', spy)
+    monkeypatch.setattr(inference.Model, 'generate_sound', spy)
     asked = ['--steps', 7, '--guidance', 3.5, '--rescale', 0.7, '--sampler', 'Heun', '--seed', 9, '--alignment', 2]
     assert generate(*runs['v2a'], '--video', video, '--out', tmp_path / 'o.mp4', *asked)[0] == 0
     (sampling,) = seen
