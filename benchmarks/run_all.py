@@ -39,6 +39,7 @@ BENCHMARKS = (
     Benchmark('sampling', True),
     Benchmark('data', False),
     Benchmark('plan', False),
+    Benchmark('search', False),
 )
 
 
