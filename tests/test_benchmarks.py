@@ -1,6 +1,8 @@
 """Benchmarks run from end to end in small, so that none rots; what they measure then means nothing."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / 'benchmarks/run_all.py'
-NAMES = ('contrastive_loss', 'train_step', 'retrieval_ranks', 'sampling', 'data', 'plan')
+NAMES = ('contrastive_loss', 'train_step', 'retrieval_ranks', 'sampling', 'data', 'plan', 'search')
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -27,6 +29,53 @@ def test_it_runs_in_small_and_writes_no_page(name):
     assert done.returncode == 0, done.stdout + done.stderr
     assert f'benchmarks/{name}.py --smoke' in done.stdout
     assert {file: file.stat().st_mtime_ns for file in (ROOT / 'docs/results').glob('*.md')} == before
+
+
+def test_synchronising_runs_in_small():
+    command = [sys.executable, ROOT / 'benchmarks/synchronise.py', '--smoke']
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sum(map(int, re.findall(r'^\| 0\.\d to \d\.\d \| (\d+)', done.stdout, re.M))) == 8
+
+
+def test_mutants_are_made_killed_and_counted():
+    command = [sys.executable, ROOT / 'benchmarks/mutants.py', '--smoke']
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    every, killed, survived, equivalent = map(
+        int, re.findall(r'^\| all \| (.*)', done.stdout, re.M)[0].split(' | ')[:4]
+    )
+    assert killed + survived + equivalent == every >= 4
+    assert killed > 0
+
+
+def test_damaged_media_are_read_and_counted(tmp_path):
+    command = [sys.executable, ROOT / 'benchmarks/faults.py', 'media', '--smoke', '--work-dir', tmp_path]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for backend in ('pyav', 'decord', 'cv2'):
+        outcomes = [json.loads(line)[1][0] for line in (tmp_path / f'{backend}.jsonl').read_text().splitlines()[1:]]
+        assert len(outcomes) == 24
+        assert {'right clip', 'typed error'} <= {*outcomes}
+
+
+def test_runs_stopped_while_they_save_lose_nothing(tmp_path):
+    command = [sys.executable, ROOT / 'benchmarks/faults.py', 'saving', '--smoke', '--work-dir', tmp_path / 'run']
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for kind in ('SIGKILL', 'power cut', 'full disk'):
+        numbers = re.findall(rf'{kind} +│ +(\d+) .*│ +(\d+) +│ +(\d+) +│$', done.stdout, re.M)[0]
+        assert (numbers[0], numbers[-1]) == ('3', '0')
+        assert int(numbers[1]) > 0, 'checkpoints were compared'
+    assert 'Of 30 flipped bits 30 were noticed.' in done.stdout.replace('\n', ' ')
+
+
+def test_a_training_goes_on_through_faults_and_does_every_step_once():
+    command = [sys.executable, ROOT / 'benchmarks/faults.py', 'soak', '--smoke']
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for kind in ('worker killed', 'no number'):
+        assert re.search(rf'{kind} +│ 1 +│ 1 ', done.stdout)
 
 
 def test_every_benchmark_that_it_names_is_run_here():

@@ -13,8 +13,8 @@ from gmscavp.registry import NOISE_SCHEDULERS
 class SigmoidSchedule(NoiseScheduler):
     """alpha^2 + sigma^2 = 1, alpha^2 a sigmoid of t in [0, 1] from 1 to 0. Jabri et al. 2022; Chen 2023, algorithm 1.
 
-    start, end: what part of the sigmoid is used; tau: how soft it is. spacing: trailing, from pure noise evenly in t; karras,
-    for a part of the sigmoid that is steep near the clean signal. The other settings are NoiseScheduler's.
+    start, end: what part of the sigmoid is used; tau: how soft it is. spacing: trailing, from pure noise evenly in t;
+    karras, for a part of the sigmoid that is steep near the clean signal. The other settings are NoiseScheduler's.
     """
 
     SPACINGS = ('trailing', 'karras')
