@@ -2,14 +2,15 @@
 
 from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, LoggerHook
 from mmengine.model import ExponentialMovingAverage
-from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
+from mmengine.visualization import LocalVisBackend, Visualizer
 
 from gmscavp.engine.accumulation import UpdateEMAHook, UpdateSchedulerHook
-from gmscavp.engine.boards import PatientVisBackend
+from gmscavp.engine.boards import MediaBoard, PatientVisBackend
 from gmscavp.engine.checkpoints import SafeCheckpointHook
 from gmscavp.engine.collapse import CollapseHook
 from gmscavp.engine.guards import LossSpikeHook, NonFiniteHook
-from gmscavp.engine.hooks import BadClipHook, LendModelHook, PictureHook
+from gmscavp.engine.hooks import BadClipHook, LendModelHook
+from gmscavp.engine.picture_hook import PictureHook
 from gmscavp.engine.losses_hook import LossesHook
 
 default_scope = 'gmscavp'
@@ -52,7 +53,5 @@ custom_hooks = [
 
 visualizer = dict(
     type=Visualizer,
-    vis_backends=[
-        dict(type=PatientVisBackend, backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)])
-    ],
+    vis_backends=[dict(type=PatientVisBackend, backends=[dict(type=LocalVisBackend), dict(type=MediaBoard)])],
 )

@@ -4,9 +4,37 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from mmengine.logging import print_log
 from mmengine.registry import VISBACKENDS
+from mmengine.visualization import TensorboardVisBackend, Visualizer
 from mmengine.visualization.vis_backend import BaseVisBackend
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from gmscavp.pictures import gif_bytes
+
+
+class MediaBoard(TensorboardVisBackend):
+    """TensorBoard with sounds and videos; of these it plays animated pictures, without sound."""
+
+    def add_sound(self, name: str, waveform: np.ndarray, sample_rate: int, step: int = 0) -> None:
+        """(S,) in [-1, 1]; what is not finite is silent."""
+        whole = torch.from_numpy(np.nan_to_num(waveform, posinf=0.0, neginf=0.0)).clamp(-1, 1)
+        self.experiment.add_audio(name, whole[None], step, sample_rate)
+
+    def add_video(self, name: str, frames: np.ndarray, fps: float, step: int = 0) -> None:
+        """(T, H, W, 3) uint8."""
+        height, width = frames.shape[1:3]
+        picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif_bytes(frames, fps))
+        # SummaryWriter's own takes one more library, for the same.
+        writer = self.experiment._get_file_writer()
+        writer.add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), step)
+
+
+def media_boards(visualizer: Visualizer) -> list[Any]:
+    """The backends of a run that take sounds and videos."""
+    return [board for board in visualizer._vis_backends.values() if hasattr(board, 'add_video')]
 
 
 class PatientVisBackend(BaseVisBackend):
@@ -51,12 +79,20 @@ class PatientVisBackend(BaseVisBackend):
         """Write several numbers."""
         self._try('add_scalars', scalar_dict, step, file_path, **kwargs)
 
+    def add_sound(self, name: str, waveform: np.ndarray, sample_rate: int, step: int = 0) -> None:
+        """Write a sound (S,) to the backends that take one."""
+        self._try('add_sound', name, waveform, sample_rate, step)
+
+    def add_video(self, name: str, frames: np.ndarray, fps: float, step: int = 0) -> None:
+        """Write a video (T, H, W, 3) to the backends that take one."""
+        self._try('add_video', name, frames, fps, step)
+
     def close(self) -> None:
         """Finish writing."""
         self._try('close')
 
     def _try(self, method: str, *args: Any, **kwargs: Any) -> None:
-        for backend in list(self.backends):
+        for backend in [backend for backend in self.backends if hasattr(backend, method)]:
             try:
                 getattr(backend, method)(*args, **kwargs)
             except OSError as error:

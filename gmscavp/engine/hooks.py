@@ -1,4 +1,4 @@
-"""Hooks: the count of bad clips, pictures for TensorBoard, and the model for metrics that ask it."""
+"""Hooks: the count of bad clips, the model for metrics that ask it, and terms that fade."""
 
 import json
 from collections import defaultdict
@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from gmscavp.distributed import gather_objects, world
 from gmscavp.engine.watching import QUARANTINE_FILE, WatchedLoader, innermost, read_quarantine
 from gmscavp.errors import UserError
-from gmscavp.pictures import PICTURE_CELLS, mel_picture, similarity_picture
 from gmscavp.registry import HOOKS
 
 BAD_CLIPS_FILE = 'bad_clips.json'
 
 
-def _bare_model(runner: Runner) -> Any:
+def bare_model(runner: Runner) -> Any:
     """The model without the wrapper that distributes it."""
     return getattr(runner.model, 'module', runner.model)
 
@@ -129,41 +127,6 @@ class BadClipHook(Hook):
 
 
 @HOOKS.register_module()
-class PictureHook(Hook):
-    """Shows TensorBoard, after every validation, the similarity matrix and the mels of the first clips.
-
-    mels: how many. Needs a metric that keeps the gallery it compared (RetrievalMetric).
-    """
-
-    def __init__(self, mels: int = 4) -> None:
-        self.mels = mels
-        self._first_mels: list[Any] = []
-
-    def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
-    ) -> None:
-        """Keep the mels of the first batch."""
-        if batch_idx == 0:
-            with torch.no_grad():
-                mel = _bare_model(runner).data_preprocessor(data_batch, False)['mel']
-            self._first_mels = list(mel[: self.mels, 0].float().cpu().numpy())
-
-    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
-        """Draw."""
-        if world()[0] != 0:
-            return
-        step = runner.iter
-        for number, mel in enumerate(self._first_mels):
-            runner.visualizer.add_image(f'mel_{number}', mel_picture(mel), step)
-        for metric in runner.val_evaluator.metrics:
-            gallery = getattr(metric, 'gallery', None)
-            if gallery is not None:
-                matrix = gallery.similarity(PICTURE_CELLS)
-                picture = similarity_picture(matrix, f'similarity at step {step}', clips=len(gallery.clip_ids))
-                runner.visualizer.add_image('similarity', picture, step)
-
-
-@HOOKS.register_module()
 class LendModelHook(Hook):
     """Gives the model to every metric that has an attribute `model`: some similarities are the model's own."""
 
@@ -178,7 +141,7 @@ class LendModelHook(Hook):
     def _lend(self, runner: Runner, metrics: Sequence[Any]) -> None:
         for metric in metrics:
             if hasattr(metric, 'model'):
-                metric.model = _bare_model(runner)
+                metric.model = bare_model(runner)
 
 
 @HOOKS.register_module()
@@ -197,7 +160,7 @@ class FadeHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set the weight of this step."""
-        part: Any = getattr(_bare_model(runner), self.part, None)
+        part: Any = getattr(bare_model(runner), self.part, None)
         if not hasattr(part, 'loss_weight'):
             raise UserError(f"FadeHook: the model has no '{self.part}' with a loss_weight to let fade.")
         if self._full is None:

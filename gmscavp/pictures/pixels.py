@@ -1,5 +1,6 @@
 """Clips and similarities as pixels: NumPy arrays in, pictures (H, W, 3) uint8 RGB out."""
 
+import io
 import itertools
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 MISSING = '#00b8d4'
 """The colour of a value that is not a number; it occurs in neither colour map."""
@@ -134,6 +136,16 @@ def png_bytes(picture: np.ndarray) -> bytes:
 def jpeg_bytes(picture: np.ndarray, quality: int = 88) -> bytes:
     """A picture as a JPEG file: a film strip takes about a fifth of its PNG."""
     return _encoded(picture, '.jpg', [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def gif_bytes(frames: np.ndarray, fps: float) -> bytes:
+    """(T, H, W, 3) uint8 as an animated picture that begins again when it has ended; one palette of 256 colours a frame."""
+    pictures = [Image.fromarray(frame) for frame in frames]
+    file = io.BytesIO()
+    # GIF counts hundredths of a second; players take less than two of them for ten.
+    duration_ms = 10 * max(2, round(100 / fps))
+    pictures[0].save(file, 'GIF', save_all=True, append_images=pictures[1:], duration=duration_ms, loop=0)
+    return file.getvalue()
 
 
 def _pooled(matrix: np.ndarray, most: int) -> np.ndarray:
