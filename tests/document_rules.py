@@ -186,6 +186,8 @@ def demand(command: Command) -> None:
                 pass
             case ['pip', *rest] | ['python' | '.venv/bin/python', '-m', 'pip', *rest]:
                 demand_pip(rest, command)
+            case ['python' | '.venv/bin/python', '-m', 'gmscavp.webapp', *rest]:
+                demand_arguments(ROOT / 'gmscavp/webapp/__main__.py', rest, command)
             case ['python' | '.venv/bin/python', '-m', module, *_]:
                 assert module in MODULES, f'{command.place}: no rule for {module}'
             case ['python' | '.venv/bin/python', script, *rest] if script.endswith('.py'):

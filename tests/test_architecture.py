@@ -50,8 +50,8 @@ FORBIDDEN_WORDS = ('img', 'imgs', 'inputs', 'data_samples', 'results', 'spec', '
 DISTRIBUTIONS = {'cv2': 'opencv-python', 'decord': 'decord2'}
 # torch's summary writer needs it.
 NEEDED_UNSEEN = {'tensorboard'}
-# Installed with what is declared: jinja2 and MMEngine are built on them.
-BROUGHT_ALONG = {'markupsafe', 'yaml', 'termcolor'}
+# Installed with what is declared: jinja2, MMEngine and gradio are built on them.
+BROUGHT_ALONG = {'markupsafe', 'yaml', 'termcolor', 'starlette'}
 
 
 class Import(NamedTuple):

@@ -22,7 +22,7 @@ from gmscavp.webapp.server import serving
 # name -> tab, what is clicked, where the answer stands, width, height, colours.
 PICTURES = {
     'search': ('Search', 'Search', '#answers video', 1280, 900, 'light'),
-    'generate': ('Generate', 'Generate', '#result video', 1280, 760, 'light'),
+    'generate': ('Generate', 'Generate', '#result video', 1280, 920, 'light'),
     'look': ('Look', 'Look', '#seen img', 1280, 1000, 'dark'),
     'phone': ('Search', 'Search', '#answers video', 390, 1500, 'dark'),
 }
@@ -52,8 +52,9 @@ def take(page: Page, name: str, out: Path) -> None:
     page.get_by_role('tabpanel').locator('visible=true').locator('.seen video').wait_for(timeout=120_000)
     page.get_by_role('button', name=button, exact=True).locator('visible=true').click()
     page.locator(answer).first.wait_for(timeout=240_000)
+    page.evaluate('scrollTo(0, 0)')
     page.wait_for_timeout(2500)
-    shot = Image.open(io.BytesIO(page.screenshot())).convert('RGB').quantize(96)
+    shot = Image.open(io.BytesIO(page.screenshot())).convert('RGB').quantize(256)
     shot.save(out / f'webpage_{name}.png', optimize=True)
 
 
