@@ -24,6 +24,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -48,7 +49,8 @@ _FOREVER = 1_000_000
 # Steps after which whatever was being read when a fault came has been trained on.
 _STEPS = 4 * WORKERS + 2
 _PATIENCE_S = 600
-_DISK_BYTES = 64 << 10
+# Less than a checkpoint, more than what a start of the training writes elsewhere.
+_DISK_BYTES = 1 << 20
 # A process that has just begun still grows.
 _WARM_S = 60.0
 # Faults with which the training ends, drawn rarely, since only long lives tell whether memory grows.
@@ -82,8 +84,10 @@ class Soak:
         """Start the training, or go on with it."""
         self.life, self.begun_s = self.life + 1, time.monotonic()
         command = [sys.executable, str(ROOT / 'benchmarks/faults_soak_run.py'), str(self.folder), str(epochs)]
-        with open(self.folder / 'output.txt', 'ab') as output:
-            return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        trainer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        # Through here, where the disk is never full.
+        threading.Thread(target=_keep, args=(trainer.stdout, self.folder / 'output.txt'), daemon=True).start()
+        return trainer
 
     def steps(self) -> list[int]:
         """The steps that were done, some of them again after a kill."""
@@ -196,6 +200,12 @@ class Soak:
         if self.trainer.poll() is None:
             os.killpg(self.trainer.pid, signal.SIGKILL)
         self.trainer.wait()
+
+
+def _keep(output: Any, file: Path) -> None:
+    """Add what a process says to a file, until it has ended."""
+    with output, file.open('ab') as kept:
+        shutil.copyfileobj(output, kept)
 
 
 def _pss_mib(pid: int) -> float:

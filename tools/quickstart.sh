@@ -5,8 +5,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage='usage: bash tools/quickstart.sh [--fresh]
   Makes .venv, renders the Impacts data set, pretrains GMS-CAVP on it, trains a generator of sound on its video
-  encoder, evaluates retrieval both ways and writes work_dirs/quickstart/metrics.json and report.html, which ends with
-  three clips that the generator gave a sound. Stopped half-way, it goes on where it stopped when run again.
+  encoder, indexes the clips for search, evaluates retrieval both ways and writes work_dirs/quickstart/metrics.json and
+  report.html, which ends with three clips that the generator gave a sound. Stopped half-way, it goes on where it stopped
+  when run again.
   --fresh  remove work_dirs/quickstart first and train from the beginning (the rendered data stay)'
 
 config=configs/gmscavp_impacts.py
@@ -53,17 +54,20 @@ train() {
     "$python" tools/train.py "$config" --work-dir "$folder" ${resume[@]+"${resume[@]}"} "$@"
 }
 
-step '1/5 environment' bash tools/make_env.sh
+step '1/6 environment' bash tools/make_env.sh
 python=.venv/bin/python
 if $fresh && [[ -e $work_dir ]]; then
     say "removing $work_dir (--fresh)"
     rm -rf "$work_dir"
 fi
-step '2/5 render Impacts' "$python" tools/prepare_data.py impacts --out data/impacts
-step '3/5 pretrain' train "$config" "$work_dir"
+step '2/6 render Impacts' "$python" tools/prepare_data.py impacts --out data/impacts
+step '3/6 pretrain' train "$config" "$work_dir"
 checkpoint=$(checkpoint_of "$work_dir")
 [[ -n $checkpoint ]] || fail "training left no checkpoint in $work_dir; begin anew with: bash tools/quickstart.sh --fresh"
-step '4/5 train a generator of sound' train "$generator" "$work_dir/v2a" \
+step '4/6 train a generator of sound' train "$generator" "$work_dir/v2a" \
     --cfg-options max_epochs=6 "init.video_backbone=$checkpoint" "init.video_pyramid=$checkpoint"
-step '5/5 evaluate' "$python" tools/test.py "$config" "$checkpoint" --generator "$generator" "$work_dir/v2a" \
+step '5/6 index the clips for search' "$python" tools/search.py index data/impacts/video --model "$checkpoint" \
+    --db "$work_dir/search"
+step '6/6 evaluate' "$python" tools/test.py "$config" "$checkpoint" --generator "$generator" "$work_dir/v2a" \
     --out "$work_dir/metrics.json" --report "$work_dir/report.html"
+say "search, generate and look in a browser: .venv/bin/python -m gmscavp.webapp --run $work_dir"
