@@ -49,8 +49,8 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils.data import default_collate
 
+from gmscavp.compat import cores
 from gmscavp.datasets import probe
-from gmscavp.datasets.preparing.pool import cores
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.facts import machine_facts
 from gmscavp.errors import UserError

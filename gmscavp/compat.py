@@ -11,6 +11,7 @@ import codecs
 import errno
 import importlib
 import json
+import os
 import pickle
 import sys
 import zipfile
@@ -109,6 +110,11 @@ _FORMAT, _VERSION = 'gmscavp_format', 'gmscavp_version'
 # Format -> what makes a checkpoint of the next one of it, as `load_checkpoint_file` gives it; where nothing is named, it is
 # one already. Released weights of others are of format 0 too, so that these have to leave alone what they do not know.
 _CONVERSIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine has: Python 3.13 can say it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def format_entries() -> dict[str, str]:

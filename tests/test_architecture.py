@@ -47,7 +47,7 @@ MMENGINE_METHODS = (
 MMENGINE_HOOK = re.compile(r'(before|after)_\w+')
 FORBIDDEN_WORDS = ('img', 'imgs', 'inputs', 'data_samples', 'results', 'spec', 'neck', 'ann_file', 'first_stage')
 # Import name -> name of the distribution, where they differ.
-DISTRIBUTIONS = {'cv2': 'opencv-python', 'decord': 'decord2'}
+DISTRIBUTIONS = {'cv2': 'opencv-python', 'PIL': 'pillow', 'decord': 'decord2'}
 # torch's summary writer needs it.
 NEEDED_UNSEEN = {'tensorboard'}
 # Installed with what is declared: jinja2, MMEngine and gradio are built on them.

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gmscavp.compat import cores
 from gmscavp.datasets.encoding import write_clip
 from gmscavp.datasets.impacts_render.galleries import make_scenes
 from gmscavp.datasets.impacts_render.scenes import DURATION_S, FPS, SAMPLE_RATE, Difficulty, Scene
@@ -160,7 +161,7 @@ def _render_missing(root: Path, scenes: Sequence[Scene], workers: int | None, pr
     """Render the scenes that have no file yet. Ctrl-C keeps what is done and is passed on with how far it came."""
     missing = _without_file(root, scenes)
     chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
-    processes = min(workers or _cores(), len(chunks))
+    processes = min(workers or cores(), len(chunks))
     columns = (TextColumn('rendering'), BarColumn(), MofNCompleteColumn(), TextColumn('clips'), TimeRemainingColumn())
     try:
         with (
@@ -210,11 +211,6 @@ def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
 def _ignore_ctrl_c() -> None:
     """Ctrl-C reaches every process of the terminal; only the first one decides what happens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def _render_chunk(root: Path, scenes: Sequence[Scene]) -> int:

@@ -2,7 +2,6 @@
 
 import math
 import multiprocessing
-import os
 import resource
 import signal
 import time
@@ -27,11 +26,6 @@ class Lost(NamedTuple):
     """A task that took its process with it. cause: 'timed out' or 'crashed'."""
 
     cause: str
-
-
-def cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def run_each(

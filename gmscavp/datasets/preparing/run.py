@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gmscavp.compat import cores
 from gmscavp.datasets.listing import Listing
 from gmscavp.datasets.manifest import Manifest
 from gmscavp.datasets.preparing.filters import Limits
 from gmscavp.datasets.preparing.journal import Journal, key_of
 from gmscavp.datasets.preparing.output import Counter, Kept, columns_of, write_atomically, write_manifest
-from gmscavp.datasets.preparing.pool import Lost, cores, run_each
+from gmscavp.datasets.preparing.pool import Lost, run_each
 from gmscavp.datasets.preparing.probing import Measures, Trouble, Window, measure
 from gmscavp.datasets.preparing.report import Report
 from gmscavp.datasets.preparing.rewriting import Form, Rewriting, rewrite, target_name

@@ -15,6 +15,7 @@ import cv2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gmscavp.compat import cores
 from gmscavp.errors import UserError
 
 # One shard written: (shard, called after every clip).
@@ -31,7 +32,7 @@ def write_all(write: Write, shards: Sequence[Any], workers: int, *, done: int, o
 
     done: clips of shards that were there before. Ctrl-C stops at the next clip and passes on how to go on.
     """
-    processes = min(workers or _cores(), len(shards))
+    processes = min(workers or cores(), len(shards))
     columns = (TextColumn('writing'), BarColumn(), MofNCompleteColumn(), TextColumn('clips'), TimeRemainingColumn())
     try:
         with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -107,8 +108,3 @@ def _count_clip() -> None:
 def _heed_stop() -> None:
     if _shared['stop'].is_set():
         raise KeyboardInterrupt
-
-
-def _cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
