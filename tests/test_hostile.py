@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from gmscavp.datasets.decoding import ClipError, probe, read_clip
 from gmscavp.datasets.muxing.spans import sound_span
@@ -315,7 +316,9 @@ class Deadly(Dataset):
         return index
 
 
-def test_a_worker_that_dies_names_the_file_it_read():
+def test_a_worker_that_dies_names_the_file_it_read(monkeypatch):
+    # torch listens for the ends of workers from its first loader on, which another test may have ended.
+    monkeypatch.setattr(signal_handling, '_SIGCHLD_handler_set', False)
     loader = DataLoader(Deadly(), batch_size=1, num_workers=1, multiprocessing_context='fork')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')

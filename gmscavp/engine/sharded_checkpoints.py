@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed import checkpoint as parts_on_disk
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -97,7 +98,7 @@ def read_sharded(folder: Path, like: Like, wanted: Callable[[str], bool] = lambd
         together = any(isinstance(tensor, DTensor) for tensor in tensors.values())
         _demand_sums(data, contents['files'], together)
         _load_parts(tensors, data, together)
-    except (KeyError, OSError, RuntimeError, ValueError, AssertionError) as error:
+    except (KeyError, OSError, RuntimeError, ValueError, AssertionError, SafetensorError) as error:
         raise UserError(
             f'checkpoint {folder} is damaged ({str(error).splitlines()[0]}); take another one of the run.'
         ) from error
