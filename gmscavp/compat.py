@@ -4,6 +4,7 @@
   fails with OSError because its compiled extension looks for CUDA libraries. Nothing here needs that extension.
 - `load_checkpoint_file`: reads checkpoints, of older versions of this project too, without executing what they contain;
   `load_weights` puts them into a part.
+- MMEngine formats a run's config some five times at its start, each time for most of a second: it does so once.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import config as mmengine_config
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError, safe_open
@@ -30,6 +32,23 @@ from torch import Tensor, nn
 from gmscavp import __version__
 from gmscavp.errors import UserError
 from gmscavp.seals import is_archive, is_intact
+
+_FORMATTED_AT_ONCE = 8
+
+
+def _formatting_once(format_code: Callable[..., tuple[str, bool]]) -> Callable[..., tuple[str, bool]]:
+    """yapf's FormatCode, which knows the last texts that it has formatted."""
+    known: dict[tuple[str, str], tuple[str, bool]] = {}
+
+    def formatted(text: str, **settings: Any) -> tuple[str, bool]:
+        key = text, repr(sorted(settings.items()))
+        if key not in known:
+            if len(known) == _FORMATTED_AT_ONCE:
+                del known[next(iter(known))]
+            known[key] = format_code(text, **settings)
+        return known[key]
+
+    return formatted
 
 
 def _extensionless() -> ModuleType:
@@ -61,6 +80,7 @@ def _import_torchaudio() -> ModuleType:
 
 
 torchaudio = _import_torchaudio()
+mmengine_config.FormatCode = _formatting_once(mmengine_config.FormatCode)
 
 
 def _history_statistic(owner: type, name: str) -> Callable[..., float]:

@@ -1,10 +1,12 @@
 """Fixtures that all tests may use, and how many examples a property is tried on."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from mmengine.runner import Runner
 
 # The same examples every time, and without a limit for one: a machine that is busy fails no test. GMSCAVP_EXAMPLES=1000
 # tries properties harder.
@@ -30,3 +32,11 @@ def real_data() -> Path:
     if not (folder / 'clips.csv').is_file():
         pytest.skip(f'no real clips: {folder} has no clips.csv (set GMSCAVP_REAL_DATA)')
     return folder
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _no_questions() -> Iterator[None]:
+    """MMEngine asks compilers for their versions at the start of a run, which takes longer than the runs of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, '_log_env', lambda *_: None)
+        yield

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 ROOT = Path(__file__).parents[1]
@@ -60,8 +59,6 @@ def _tool(name, arguments, said):
     os.chdir(ROOT)
     # OpenMP's threads do not survive a fork.
     torch.set_num_threads(1)
-    # Asking compilers for their versions takes longer than the runs of these tests.
-    Runner._log_env = lambda *_: None
     forget_runs()
     sys.argv = [name, *map(str, arguments)]
     code = 0

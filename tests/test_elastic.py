@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.runner import Runner
 from torch import multiprocessing
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -66,12 +65,6 @@ def agent(node, nodes, processes, port, folder, arguments, restarts, environment
         code = SAID_BY_TORCHRUN['code_of'](error) or 1
     # Not by way of pytest, which this process is a copy of.
     os._exit(code)
-
-
-@pytest.fixture(autouse=True)
-def _no_questions(monkeypatch):
-    """Asking compilers for their versions takes longer than these runs."""
-    monkeypatch.setattr(Runner, '_log_env', lambda *_: None)
 
 
 def start(folder, nodes, processes, arguments, restarts=0, **environment):

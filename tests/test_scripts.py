@@ -411,7 +411,8 @@ def test_quickstart_runs_the_steps_and_ends_with_the_table(ready):
         'tools/train.py configs/gmscavp_impacts.py --work-dir work_dirs/quickstart',
         'tools/train.py configs/v2a_frozen_impacts.py --work-dir work_dirs/quickstart/v2a --cfg-options max_epochs=6 '
         'init.video_backbone=work_dirs/quickstart/epoch_1.pth init.video_pyramid=work_dirs/quickstart/epoch_1.pth',
-        'tools/search.py index data/impacts/video --model work_dirs/quickstart/epoch_1.pth --db work_dirs/quickstart/search',
+        'tools/search.py index data/impacts/video --model work_dirs/quickstart/epoch_1.pth '
+        '--db work_dirs/quickstart/search',
         'tools/test.py configs/gmscavp_impacts.py work_dirs/quickstart/epoch_1.pth '
         '--generator configs/v2a_frozen_impacts.py work_dirs/quickstart/v2a '
         '--out work_dirs/quickstart/metrics.json --report work_dirs/quickstart/report.html',

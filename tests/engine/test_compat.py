@@ -5,8 +5,12 @@ import os
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.config import config as mmengine_config
 from mmengine.logging import HistoryBuffer
+from yapf.yapflib import yapf_api
 
+from gmscavp import compat
 from gmscavp.compat import load_checkpoint_file, torchaudio
 from gmscavp.errors import UserError
 from gmscavp.models.preprocessor import LogMel
@@ -92,3 +96,36 @@ def test_log_mel_shows_a_tone_at_its_band_and_silence_at_the_floor():
     loudest = mel[0, 0, 50:200].mean(0).argmax()
     assert abs(centres[loudest] - 1000) < 80
     assert log_mel(torch.zeros(1, 64000)).max() == 0
+
+
+def test_a_config_is_formatted_once_and_as_before(monkeypatch):
+    asked = []
+
+    def format_code(text, **settings):
+        asked.append(text)
+        return yapf_api.FormatCode(text, **settings)
+
+    monkeypatch.setattr(mmengine_config, 'FormatCode', compat._formatting_once(format_code))
+    config = Config(dict(model=dict(width=[1] * 40, name='x')))
+    texts = [config.pretty_text for _ in range(3)]
+    config.model.width = 2
+    texts.append(config.pretty_text)
+    assert len(asked) == 2
+    assert len({*texts[:3]}) == 1
+    assert 'width=2' in texts[3].replace(' ', '')
+    monkeypatch.setattr(mmengine_config, 'FormatCode', yapf_api.FormatCode)
+    assert config.pretty_text == texts[3]
+
+
+def test_of_texts_that_were_formatted_the_oldest_is_forgotten():
+    asked = []
+
+    def format_code(text):
+        asked.append(text)
+        return text, False
+
+    once = compat._formatting_once(format_code)
+    texts = [str(number) for number in range(compat._FORMATTED_AT_ONCE + 1)]
+    for text in (*texts, *reversed(texts)):
+        assert once(text) == (text, False)
+    assert asked == [*texts, texts[0]]
