@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from mmengine.config import config
 from mmengine.runner import Runner
 
 # The same examples every time, and without a limit for one: a machine that is busy fails no test. GMSCAVP_EXAMPLES=1000
@@ -35,8 +36,12 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope='session', autouse=True)
-def _no_questions() -> Iterator[None]:
-    """MMEngine asks compilers for their versions at the start of a run, which takes longer than the runs of these tests."""
+def _no_ceremony() -> Iterator[None]:
+    """What MMEngine does at the start of a run takes longer than the runs of these tests.
+
+    It asks compilers for their versions, and lays out the config for a reader.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Runner, '_log_env', lambda *_: None)
+        patch.setattr(config, 'FormatCode', lambda text, **_: (text, False))
         yield

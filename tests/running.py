@@ -1,4 +1,4 @@
-"""Tools in processes that are forked: one that is started anew spends its first seconds in imports."""
+"""Scripts in processes that are forked: one that is started anew spends its first seconds in imports."""
 
 import multiprocessing
 import os
@@ -40,11 +40,16 @@ def say_into(file, *descriptors):
         setattr(sys, ('stdout', 'stderr')[descriptor - 1], os.fdopen(descriptor, 'w', buffering=1, closefd=False))
 
 
-def tool(name, *arguments, code=0, within_s=200):
-    """What tools/NAME prints, run with these arguments in a fork, which must end with this code."""
+def tool(name, *arguments, code=0):
+    """What tools/NAME prints."""
+    return script(f'tools/{name}', *arguments, code=code)
+
+
+def script(path, *arguments, code=0, within_s=280):
+    """What a script of the repository prints, run with these arguments in a fork, which must end with this code."""
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder, 'said')
-        child = multiprocessing.get_context('fork').Process(target=_tool, args=(name, arguments, said))
+        child = multiprocessing.get_context('fork').Process(target=_script, args=(ROOT / path, arguments, said))
         child.start()
         child.join(within_s)
         child.kill()
@@ -54,16 +59,17 @@ def tool(name, *arguments, code=0, within_s=200):
     return text
 
 
-def _tool(name, arguments, said):
+def _script(path, arguments, said):
     say_into(said, 1, 2)
     os.chdir(ROOT)
     # OpenMP's threads do not survive a fork.
     torch.set_num_threads(1)
     forget_runs()
-    sys.argv = [name, *map(str, arguments)]
+    sys.path.insert(0, str(path.parent))
+    sys.argv = [path.name, *map(str, arguments)]
     code = 0
     try:
-        runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+        runpy.run_path(str(path), run_name='__main__')
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     finally:

@@ -17,7 +17,6 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
 from torch import multiprocessing
 from torch.utils.data import Dataset, RandomSampler
 
@@ -113,15 +112,6 @@ class Interrupt(Hook):
         if not self.number:
             raise Killed
         os.kill(os.getpid(), self.number)
-
-
-@pytest.fixture(autouse=True)
-def _no_questions(monkeypatch):
-    """Asking compilers for their versions takes longer than these runs."""
-    monkeypatch.setattr(Runner, '_log_env', lambda *_: None)
-    monkeypatch.setattr(Runner, 'dump_config', lambda *_: None)
-    # Neither does laying it out for a reader.
-    monkeypatch.setattr(Config, 'pretty_text', '')
 
 
 def config_of(work_dir, ranks=1, workers=0, sampler='StreamShuffle', checkpoint=(), batch=4, counts=2, **interrupt):
@@ -226,10 +216,7 @@ def contents(folder):
 def whole(tmp_path_factory):
     """The run that is never stopped."""
     folder = tmp_path_factory.mktemp('whole') / 'run'
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runner, '_log_env', lambda *_: None)
-        patch.setattr(Config, 'pretty_text', '')
-        train(folder)
+    train(folder)
     return folder
 
 

@@ -16,7 +16,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
@@ -164,10 +163,7 @@ def over_ranks(ranks, *configs, compared=None):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        # Asking compilers for their versions takes longer than these runs.
-        patch.setattr(Runner, '_log_env', lambda *_: None)
-        yield tmp_path_factory.mktemp('sharding')
+    return tmp_path_factory.mktemp('sharding')
 
 
 @pytest.fixture(scope='module')

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
 from torch import multiprocessing
 from torch.utils.data import DataLoader
 
@@ -69,13 +68,6 @@ class WaveLine(BaseModel):
         return {'loss': (drawn + torch.rand(())).square().mean()}
 
 
-@pytest.fixture(autouse=True)
-def _no_questions(monkeypatch):
-    """Asking compilers for their versions takes longer than these runs."""
-    monkeypatch.setattr(Runner, '_log_env', lambda *_: None)
-    monkeypatch.setattr(Runner, 'dump_config', lambda *_: None)
-
-
 def run_of(folder, odd=None, workers=2, max_lost=10, limit_s=60, **settings):
     folder.mkdir(exist_ok=True)
     config = config_of(folder, workers=workers, **settings)
@@ -95,9 +87,7 @@ def listed(tmp_path_factory):
     folder = tmp_path_factory.mktemp('listed') / 'run'
     folder.mkdir()
     (folder / QUARANTINE_FILE).write_text(json.dumps(dict(clip_id='7', cause='crashed', file='7.mp4')) + '\n')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runner, '_log_env', lambda *_: None)
-        run_of(folder, workers=0)
+    run_of(folder, workers=0)
     return folder
 
 
