@@ -6,12 +6,15 @@ import os
 import pickle
 import resource
 import runpy
+import shutil
 import signal
 import struct
 import sys
 import warnings
 import wave
 import zlib
+from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -27,8 +30,11 @@ from gmscavp.datasets.preparing.pool import limit_memory
 from gmscavp.datasets.shards.members import jpeg_size, read_jpeg
 from gmscavp.engine.sharded_checkpoints import CONTENTS, SUFFIX, write_sharded
 from gmscavp.engine.weights import LAYOUTS
+from gmscavp.errors import UserError
+from gmscavp.inference import Model
 from gmscavp.inference.reading import read_sound
 from gmscavp.readers import lost_reader, note_reading
+from gmscavp.webapp.served import open_served
 from tests.generating import write_run
 from tests.hostile import Payload, write_evil
 from tests.media import MOOV_FIRST, moving, sine, write_media
@@ -110,6 +116,33 @@ def test_train_runs_nothing_of_a_checkpoint(refusal, evil, tmp_path, options, ho
 
 def test_test_runs_nothing_of_a_checkpoint(refusal, evil, tmp_path, options):
     assert WORDS in refusal('test.py', CONFIG, evil, '--work-dir', tmp_path / 'eval', *options)
+
+
+@pytest.mark.parametrize('command', ['index', 'query'])
+def test_search_runs_nothing_of_a_checkpoint(refusal, evil, tmp_path, command):
+    what = {'index': [tmp_path], 'query': ['--video', tmp_path / 'in.mp4']}[command]
+    if command == 'query':
+        shutil.copytree(ROOT / 'tests/golden/search', tmp_path / 'db')
+    said = refusal('search.py', command, *what, '--model', evil, '--db', tmp_path / 'db')
+    assert WORDS in said
+    assert len(said.splitlines()) == 1
+
+
+def test_export_runs_nothing_of_a_checkpoint(refusal, evil, tmp_path):
+    assert WORDS in refusal('export.py', evil, '--out', tmp_path / 'out')
+
+
+@pytest.mark.parametrize('part', ['run', 'generator', 'heat_map'])
+def test_the_page_runs_nothing_of_a_checkpoint(evil, monkeypatch, part):
+    if part != 'run':
+        # The first is loaded, as it were.
+        first = SimpleNamespace(model=SimpleNamespace(head=None))
+        load = Model.from_run
+        monkeypatch.setattr(
+            Model, 'from_run', lambda path, device: first if path == Path('run') else load(path, device)
+        )
+    with pytest.raises(UserError, match=WORDS):
+        open_served(**{'run': Path('run'), part: evil})
 
 
 def test_generate_runs_nothing_of_a_checkpoint(refusal, evil, tmp_path):
