@@ -1,6 +1,8 @@
 """Small media files for tests, written with PyAV: exact times, known pictures, known sound."""
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,6 +24,16 @@ Sound = Callable[[np.ndarray], np.ndarray]
 
 # Frame times of any rate are exact to 8 microseconds, and MPEG-4 takes no finer one.
 _CLOCK = Fraction(1, 60_000)
+
+
+@contextmanager
+def _same_priority():
+    """SVT-AV1, run by root, gives the thread that calls it real-time priority, which would starve all that comes after."""
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
 
 
 def write_media(
@@ -52,7 +64,7 @@ def write_media(
     `pixel_shape` the width of a pixel over its height.
     The test that asks for a codec this build of PyAV cannot write is skipped.
     """
-    with av.open(str(file), 'w', options=container_options or {}) as container:
+    with _same_priority(), av.open(str(file), 'w', options=container_options or {}) as container:
         video = audio = None
         if picture is not None:
             height, width = picture(0.0).shape[:2]
