@@ -29,7 +29,7 @@ except ImportError:  # the extra gmscavp[search]
 
 INSTALL = 'pip install -c requirements/constraints.txt "gmscavp[search]"'
 ANN_FROM = 50_000
-"""Windows from which on an approximate index is built; below, the exact search is fast enough and misses nothing."""
+"""Windows from which on an approximate index is built; below, every vector is compared. A guess, not measured yet."""
 
 _TABLE, _ROOT = 'windows', 'gmscavp.root'
 # Every commit writes the list of all pieces of the table; joined now and then, they stay few.
