@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
@@ -38,6 +39,17 @@ def say_into(file, *descriptors):
         os.dup2(opened, descriptor)
         # pytest's stand elsewhere.
         setattr(sys, ('stdout', 'stderr')[descriptor - 1], os.fdopen(descriptor, 'w', buffering=1, closefd=False))
+
+
+def refusal_of(monkeypatch, capsys, name, *arguments):
+    """(exit code, stdout, stderr) of tools/NAME, run in this process, which is faster still; it must refuse and end."""
+    monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+    monkeypatch.chdir(ROOT)
+    forget_runs()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+    return ended.value.code, *capsys.readouterr()
 
 
 def tool(name, *arguments, code=0):

@@ -5,11 +5,9 @@ import multiprocessing
 import os
 import pickle
 import resource
-import runpy
 import shutil
 import signal
 import struct
-import sys
 import warnings
 import wave
 import zlib
@@ -38,7 +36,7 @@ from gmscavp.webapp.served import open_served
 from tests.generating import write_run
 from tests.hostile import Payload, write_evil
 from tests.media import MOOV_FIRST, moving, sine, write_media
-from tests.running import ROOT, SMALL, forget_runs
+from tests.running import ROOT, SMALL, refusal_of
 
 CONFIG = 'configs/gmscavp_folder.py'
 
@@ -67,16 +65,10 @@ def refusal(monkeypatch, capsys):
     """Run a tool in this process; return its one sentence of refusal."""
 
     def run(name, *arguments):
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-        monkeypatch.chdir(ROOT)
-        forget_runs()
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
-        said = capsys.readouterr()
-        assert ended.value.code not in (0, None)
-        assert 'Traceback' not in said.out + said.err
-        return said.err.strip()
+        code, out, said = refusal_of(monkeypatch, capsys, name, *arguments)
+        assert code not in (0, None)
+        assert 'Traceback' not in out + said
+        return said.strip()
 
     return run
 

@@ -1,7 +1,5 @@
 """Checkpoints are read without running what is in them; torchaudio is whole where its extension is not."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +12,7 @@ from gmscavp import compat
 from gmscavp.compat import load_checkpoint_file, torchaudio
 from gmscavp.errors import UserError
 from gmscavp.models.preprocessor import LogMel
+from tests.hostile import Payload
 
 
 def test_a_runs_own_checkpoint_comes_back_with_its_histories(tmp_path):
@@ -28,16 +27,6 @@ def test_a_runs_own_checkpoint_comes_back_with_its_histories(tmp_path):
     assert torch.equal(loaded['weight'], torch.arange(3))
 
 
-class Payload:
-    """Writes a file when it is unpickled the plain way."""
-
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
 class ReachOut:
     """Asks the stand-in for getattr for something that is no statistic."""
 
@@ -48,7 +37,7 @@ class ReachOut:
 @pytest.mark.parametrize('kind', ['payload', 'getattr'])
 def test_code_in_a_checkpoint_is_not_run(tmp_path, kind):
     mark = tmp_path / 'mark'
-    hostile = Payload(f'touch {mark}') if kind == 'payload' else ReachOut()
+    hostile = Payload(mark) if kind == 'payload' else ReachOut()
     torch.save({'state_dict': {}, 'x': hostile}, tmp_path / 'evil.pth')
     with pytest.raises(UserError, match=r'refused|no training run writes'):
         load_checkpoint_file(tmp_path / 'evil.pth')

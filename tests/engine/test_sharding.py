@@ -33,6 +33,7 @@ from gmscavp.engine.trained import find_checkpoint, load_model
 from gmscavp.errors import UserError
 from gmscavp.registry import DATASETS, HOOKS, MODELS
 from tests.engine.test_resuming import demand_equal
+from tests.hostile import Payload
 from tests.models.builders import tiny_batch, tiny_model
 from tests.models.test_generator import TINY
 
@@ -322,19 +323,16 @@ def test_a_save_cut_off_at_any_step_leaves_what_was_there(two, tmp_path, monkeyp
 
 
 def test_nothing_read_can_run_code_or_lead_elsewhere(two, tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return os.system, (f'touch {tmp_path}/mark',)
-
+    payload = Payload(tmp_path / 'mark')
     place = Path(shutil.copytree(two[0] / 'epoch_1.sharded', tmp_path / 'epoch_1.sharded'))
-    torch.save({'meta': Payload()}, next(place.glob('data-*/run.pth')))
+    torch.save({'meta': payload}, next(place.glob('data-*/run.pth')))
     listing = json.loads((place / CONTENTS).read_text())
     listing['files']['run.pth'][0] = next(place.glob('data-*/run.pth')).stat().st_size
     (place / CONTENTS).write_text(json.dumps(listing))
     with pytest.raises(UserError, match='is refused'):
         whole(place)
     # The index of torch's own kind of folder is a pickle; nothing unknown is opened at all.
-    torch.save(Payload(), next(place.glob('data-*')) / 'more.metadata')
+    torch.save(payload, next(place.glob('data-*')) / 'more.metadata')
     with pytest.raises(UserError, match=r'damaged \(more\.metadata\)'):
         whole(place)
     assert not (tmp_path / 'mark').exists()

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import shutil
 import socket
 import subprocess
@@ -17,7 +16,8 @@ from gmscavp.datasets.impacts_render import render_impacts
 from gmscavp.engine import runner
 from gmscavp.engine.config import load_config
 from gmscavp.errors import UserError
-from tests.running import forget_runs, tool
+from tests.hostile import Payload
+from tests.running import refusal_of, tool
 
 ROOT = Path(__file__).parents[2]
 # The whole path in seconds: few clips, coarse frames, the narrowest nets.
@@ -52,14 +52,8 @@ def refused(monkeypatch, capsys):
     """Run a tool in this process, which is faster than a new one, and return its one sentence of refusal."""
 
     def run(name, *arguments):
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-        monkeypatch.chdir(ROOT)
-        forget_runs()
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
-        said = capsys.readouterr().err
-        assert ended.value.code == 2
+        code, _, said = refusal_of(monkeypatch, capsys, name, *arguments)
+        assert code == 2
         assert 'Traceback' not in said
         assert said.startswith('gmscavp: ')
         assert len(said.strip().splitlines()) == 1
@@ -279,11 +273,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(run, impacts, refused)
 
 
 def test_a_hostile_checkpoint_runs_nothing(impacts, tmp_path, refused):
-    class Payload:
-        def __reduce__(self):
-            return os.system, (f'touch {tmp_path}/mark',)
-
-    torch.save({'state_dict': {}, 'x': Payload()}, tmp_path / 'evil.pth')
+    torch.save({'state_dict': {}, 'x': Payload(tmp_path / 'mark')}, tmp_path / 'evil.pth')
     for name, flag in (('test.py', []), ('train.py', ['--resume'])):
         said = refused(name, 'configs/gmscavp_impacts.py', *flag, tmp_path / 'evil.pth', *options(impacts))
         assert 'is refused' in said
