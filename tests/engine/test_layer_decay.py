@@ -108,7 +108,7 @@ def test_a_config_names_it_dumps_and_reloads(tmp_path):
     mine, dumped = tmp_path / 'mine.py', tmp_path / 'dumped.py'
     load_config(IMPACTS).dump(str(mine))
     mine.write_text(
-        f'from {LayerDecayConstructor.__module__} import LayerDecayConstructor\n{mine.read_text()}'
+        f'from {LayerDecayConstructor.__module__} import LayerDecayConstructor\n{mine.read_text()}\n'
         'optim_wrapper.update(constructor=LayerDecayConstructor)\n'
         "optim_wrapper['paramwise_cfg'].update(layer_decay=0.75)\n"
     )
