@@ -60,6 +60,17 @@ def test_a_folder_a_checkpoint_bare_weights_and_an_explicit_config_are_one_model
     assert {other.identity for other in others} == {model.identity}
 
 
+def test_a_run_trained_without_tests_says_by_its_validation_what_clips_look_like(run, model, tmp_path):
+    config = load_config('configs/gmscavp_impacts.py', {**SMALL, 'test_dataloader': None})
+    weights = torch.load(run / 'epoch_1.pth')['state_dict']
+    torch.save({'state_dict': weights, 'meta': {'cfg': config.pretty_text}}, tmp_path / 'epoch_1.pth')
+    assert Model.from_run(tmp_path, 'cpu').identity == model.identity
+    config.val_dataloader = None
+    torch.save({'state_dict': weights, 'meta': {'cfg': config.pretty_text}}, tmp_path / 'epoch_1.pth')
+    with pytest.raises(UserError, match='clip is missing'):
+        Model.from_run(tmp_path, 'cpu')
+
+
 def test_identity_is_of_what_embeddings_depend_on(run):
     changed = Model.from_run(run, 'cpu')
     with torch.no_grad():

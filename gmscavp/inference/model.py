@@ -22,7 +22,7 @@ from gmscavp.inference.generation import Frames, Waveforms
 from gmscavp.inference.identity import identity_of
 from gmscavp.inference.loaded import Progress, demand_embeddings, device_named, encode
 from gmscavp.inference.reading import File, Transforms
-from gmscavp.inference.runs import load_run
+from gmscavp.inference.runs import clip_settings, load_run
 from gmscavp.inference.sources import Source, as_list
 from gmscavp.inference.windows import Side, Windows, joined
 from gmscavp.models.heads import unit_tokens
@@ -38,14 +38,7 @@ class Model:
     """
 
     def __init__(self, model: Any, config: Config, checkpoint: Path, device: torch.device) -> None:
-        dataset = config.get('test_dataloader', {}).get('dataset', {})
-        # A protocol wraps the data set that says it.
-        while 'clip' not in dataset and 'dataset' in dataset:
-            dataset = dataset['dataset']
-        if 'clip' not in dataset:
-            raise UserError(
-                f'{config.filename}: test_dataloader.dataset.clip is missing, which says what clips look like.'
-            )
+        dataset = clip_settings(config)
         self.model, self.config, self.checkpoint, self.device = model.to(device), config, checkpoint, device
         self.clip = ClipFormat.of(dataset['clip'])
         self.transforms: Transforms = [TRANSFORMS.build(dict(transform)) for transform in dataset.get('transforms', ())]

@@ -27,9 +27,27 @@ def load_run(path: Path) -> tuple[nn.Module, Config, Path]:
     checkpoint = whole_checkpoint(file)
     config = _config_of(file, checkpoint)
     # All that is built of a config here.
-    for settings in (config.get('model'), config.get('test_dataloader', {}).get('dataset')):
+    for settings in (config.get('model'), clip_settings(config)):
         demand_own_types(settings, str(config.filename))
     return model_with(config, file, checkpoint), config, file
+
+
+def clip_settings(config: Config) -> Mapping[str, Any]:
+    """The settings of the data set that says what clips look like, in `clip`, and how they are treated, in `transforms`.
+
+    That of test_dataloader, or of val_dataloader where a run was trained without tests. UserError: neither says it.
+    """
+    for name in ('test_dataloader', 'val_dataloader'):
+        found = config.get(name)
+        # A loader holds a data set, and a protocol wraps another.
+        while isinstance(found, Mapping):
+            if 'clip' in found:
+                return found
+            found = found.get('dataset')
+    raise UserError(
+        f'{config.filename}: test_dataloader.dataset.clip is missing, which says what clips look like, and so is '
+        "val_dataloader's; open it with gmscavp.inference.load(config, checkpoint) and a config that has one."
+    )
 
 
 def plain_config(text: str, name: str) -> dict[str, Any]:
