@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from gmscavp.datasets import ClipFormat, read_clip
 from gmscavp.engine.config import load_config
 from gmscavp.errors import UserError
 from gmscavp.inference import Model, Pictures, Sound, load
-from gmscavp.inference.alignment import confidence, peak, shifted, synchronise
+from gmscavp.inference.alignment import confidence, localise, peak, shifted, synchronise
 from gmscavp.inference.runs import demand_own_types, plain_config
 from gmscavp.inference.windows import window_starts
+from gmscavp.models.heads import DenseHead
 from gmscavp.registry import MODELS
 from tests.generating import write_run
 from tests.media import click, flash, moving, sine, write_media
@@ -248,6 +250,38 @@ class Seer:
 
     def tokens(self, on):
         return torch.stack([on, ~on], dim=2).float()
+
+
+class Onlooker(Seer):
+    """Tokens of every cell that tell how bright it is, beside a DenseHead."""
+
+    head = DenseHead([16])
+
+    def encode_video(self, video):
+        cells = functional.avg_pool2d(video.mean(dim=1), 4).flatten(2)
+        return [self.tokens(cells > 0).transpose(2, 3)]
+
+    def encode_audio(self, wave):
+        return [tokens[:, :, None] for tokens in super().encode_audio(wave)]
+
+
+def test_a_heat_map_lies_on_the_picture_at_its_time():
+    # Six seconds: in the second window, which lies beside the first, only two are left.
+    frames = np.zeros((24, 32, 32, 3), np.uint8)
+    frames[6, 4:8, 20:24] = frames[21, 28:, :4] = 255
+    onlooker = SimpleNamespace(
+        model=Onlooker(),
+        clip=ClipFormat(4.0, 4, 32, RATE, 'pyav'),
+        transforms=[],
+        device='cpu',
+        checkpoint='x',
+        config=None,
+    )
+    loud = Sound(np.ones(6 * RATE, np.float32), RATE)
+    found = localise(onlooker, Pictures(frames, 4), loud, 0, 8)
+    assert found.heat.shape == (24, 8, 8)
+    assert found.heat.nonzero().tolist() == [[6, 1, 5], [21, 7, 0]]
+    assert found.similarity.nonzero().flatten().tolist() == [6, 21]
 
 
 @pytest.mark.parametrize('late_s', [-0.5, 0.0, 0.75])
