@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +31,13 @@ def forget_runs():
     """MMEngine names a run's instances by the second: a run of the same second would log into a stream closed since."""
     for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
         kind._instance_dict.clear()
+
+
+def free_port():
+    """A TCP port of this machine at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
 
 
 def say_into(file, *descriptors):

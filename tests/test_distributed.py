@@ -1,7 +1,6 @@
 """Two ranks must give the loss and the gradient of one process on the joint batch."""
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from gmscavp.models.heads import DenseHead, MultiScaleInfoNCE, SigLIPHead
 from gmscavp.registry import MODELS
 from tests.largest import Largest
 from tests.models.builders import tiny_batch, tiny_model
+from tests.running import free_port
 
 CLIPS = 8
 
@@ -114,12 +114,6 @@ def one_rank(rank: int, ranks: int, port: int, cases: tuple[str, ...], folder: s
         found[case] = (sum(losses) / ranks, grads, world())
     torch.save(found, Path(folder, f'{rank}.pt'))
     stop()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize(('ranks', 'cases'), [(2, tuple(CASES)), (4, ('towers', 'segments'))])

@@ -5,7 +5,6 @@ import os
 import runpy
 import shutil
 import signal
-import socket
 import sys
 import time
 from contextlib import suppress
@@ -36,6 +35,7 @@ from tests.engine.test_resuming import demand_equal
 from tests.hostile import Payload
 from tests.models.builders import tiny_batch, tiny_model
 from tests.models.test_generator import TINY
+from tests.running import free_port
 
 ROOT = Path(__file__).parents[2]
 CLIPS = 16
@@ -102,12 +102,6 @@ def config_of(work_dir, ranks, resume=None, sigterm=None, **sharding):
             load_from=None if resume is None else str(resume),
         )
     )
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
 
 
 def one_rank(rank, ranks, runs, compared):
