@@ -13,8 +13,9 @@ from tests.running import ROOT, script
 NAMES = ('contrastive_loss', 'train_step', 'retrieval_ranks', 'sampling', 'data', 'plan', 'search')
 
 
-def run_all(*arguments):
-    command = [sys.executable, ROOT / 'benchmarks/run_all.py', *arguments]
+def started(name, *arguments):
+    """A benchmark in a Python of its own: processes that it spawns begin with the script that Python was started with."""
+    command = [sys.executable, ROOT / f'benchmarks/{name}.py', *arguments]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     return subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
 
@@ -22,9 +23,8 @@ def run_all(*arguments):
 @pytest.mark.parametrize('name', NAMES)
 def test_it_runs_in_small_and_writes_no_page(name):
     before = {file: file.stat().st_mtime_ns for file in (ROOT / 'docs/results').glob('*.md')}
-    # Its own processes begin with the script, and cannot where that is not the one that Python was started with.
     if name == 'sampling':
-        done = run_all('--smoke', '--only', name)
+        done = started('run_all', '--smoke', '--only', name)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f'benchmarks/{name}.py --smoke' in done.stdout
     else:
@@ -35,6 +35,14 @@ def test_it_runs_in_small_and_writes_no_page(name):
 def test_synchronising_runs_in_small():
     said = script('benchmarks/synchronise.py', '--smoke')
     assert sum(map(int, re.findall(r'^\| 0\.\d to \d\.\d \| (\d+)', said, re.M))) == 8
+
+
+def test_people_on_the_page_are_answered_as_when_alone():
+    for extra in ('gradio', 'lancedb'):
+        pytest.importorskip(extra, reason=f'needs {extra}: pip install "gmscavp[web]"')
+    done = started('webapp', '--smoke')
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '| 3 at once, 1 rounds | 3 of 3 |' in done.stdout
 
 
 def test_mutants_are_made_killed_and_counted():
@@ -68,5 +76,5 @@ def test_a_training_goes_on_through_faults_and_does_every_step_once():
 
 
 def test_every_benchmark_that_it_names_is_run_here():
-    done = run_all('--help')
+    done = started('run_all', '--help')
     assert '{' + ','.join(NAMES) + '}' in done.stdout.replace('\n', '').replace(' ', '')
