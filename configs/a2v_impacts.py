@@ -1,4 +1,4 @@
-"""Video from sound on Impacts: more clips than to pretrain with, and 70 minutes on one CPU core (docs/generation.md).
+"""Video from sound on Impacts: more clips than to pretrain with, and two hours on one CPU core (docs/generation.md).
 
 python tools/prepare_data.py impacts --out data/impacts_6k --train 6144 --test 8
 python tools/train.py configs/gmscavp_impacts.py
@@ -27,8 +27,8 @@ for loader in (train_dataloader, val_dataloader, test_dataloader):
 # Its first 1024 clips are those of data/impacts; none is a test clip.
 train_dataloader['dataset'].update(data_root='data/impacts_6k')
 val_dataloader['dataset'].update(clips=32)
-max_epochs = 5
-train_cfg.update(max_epochs=max_epochs, val_interval=1)
+max_epochs = 10
+train_cfg.update(max_epochs=max_epochs, val_interval=5)
 # bfloat16: on a CPU that has it a third quicker.
 optim_wrapper.update(type=AutocastOptimWrapper)
 optim_wrapper['optimizer'].update(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)

@@ -277,18 +277,19 @@ def test_a_missing_library_names_the_command(monkeypatch, tmp_path):
         open_store(str(tmp_path))
 
 
-def test_an_index_finds_what_the_exact_search_finds(tmp_path):
+@pytest.mark.parametrize(('width', 'kind'), [(168, 'IvfRq'), (147, 'IvfSq')])
+def test_an_index_finds_what_the_exact_search_finds(width, kind, tmp_path):
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((20, 168))
-    vectors = centres[rng.integers(20, size=2000)] + 0.5 * rng.standard_normal((2000, 168))
+    centres = rng.standard_normal((20, width))
+    vectors = centres[rng.integers(20, size=2000)] + 0.5 * rng.standard_normal((2000, width))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    about = About('m', 168, (16, 4, 1), 4.0, 1.0, ('audio',))
+    about = About('m', width, (16, 4, 1), 4.0, 1.0, ('audio',))
     store = create_store(str(tmp_path / 'db'), about)
     seconds = np.arange(2000.0)
     sides = {'audio': Vectors(seconds, seconds + 4, vectors)}
     store.commit(rows_of(about, 'a.wav', Known('', 0, 0, None, 2004.0, 2000), sides), False)
     store.tidy(ann_from=1000)
-    assert store.index == 'IvfPq'
+    assert store.index == kind
     hits = 0
     for query in vectors[:20]:
         exact = store.search(query, 10, exact=True)

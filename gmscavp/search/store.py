@@ -29,15 +29,15 @@ except ImportError:  # the extra gmscavp[search]
 
 INSTALL = 'pip install -c requirements/constraints.txt "gmscavp[search]"'
 ANN_FROM = 50_000
-"""Windows from which on an approximate index is built; below, every vector is compared. A guess, not measured yet."""
+"""Windows from which on an approximate index is built; below, every vector is compared (docs/results/search.md)."""
 
 _TABLE, _ROOT = 'windows', 'gmscavp.root'
 # Every commit writes the list of all pieces of the table; joined now and then, they stay few.
 _COMMITS_A_TIDY = 256
 # How long a reader may go on with what it opened.
 _KEPT = timedelta(hours=1)
-# For benchmarks/search.py to settle, as ANN_SEARCH.
-_DIMS_A_CODE, _PARTITION_ROWS, _INDEX_ROUNDS = 8, 1_000, 10
+# Cells of 1,000 rows, and four times the samples, took longer to build and found no more.
+_CELL_ROWS, _SAMPLES_A_CELL, _INDEX_ROUNDS = 4_000, 64, 10
 _FILES_A_DELETE = 500
 # Of a folder that holds more than a library.
 _TABLES = 10_000
@@ -131,14 +131,15 @@ class Store:
                 self.build_index()
 
     def build_index(self) -> None:
-        """An index of coarse cells and product codes over all vectors, in place of one that there is."""
-        # The number of codes must divide the width.
-        codes = next(n for n in range(max(1, self.about.width // _DIMS_A_CODE), 0, -1) if self.about.width % n == 0)
-        kind = lancedb.index.IvfPq(
+        """An index of cells and short codes over all vectors, in place of one that there is."""
+        # A bit a dimension of a rotated vector (Gao & Long 2024): unlike product codes, nothing but the cells is trained.
+        # It takes whole bytes; scalar codes take any width.
+        codes = lancedb.index.IvfSq if self.about.width % 8 else lancedb.index.IvfRq
+        kind = codes(
             distance_type='dot',
-            num_partitions=max(1, len(self) // _PARTITION_ROWS),
-            num_sub_vectors=codes,
+            num_partitions=max(1, len(self) // _CELL_ROWS),
             max_iterations=_INDEX_ROUNDS,
+            sample_rate=_SAMPLES_A_CELL,
         )
         with _said(self.uri):
             self._table.create_index('vector', config=kind)
