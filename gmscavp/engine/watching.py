@@ -23,6 +23,7 @@ from typing import Any
 from weakref import WeakSet
 
 from mmengine.logging import print_log
+from torch.multiprocessing import reductions
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from gmscavp.engine.random_states import apart
@@ -166,7 +167,7 @@ class WatchedLoader:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL if of_torch else before)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if not self._batches.drawing:
+        if not self._batches.drawing and not _receives_memory(frame):
             self._demand_workers()
 
     def _demand_workers(self) -> None:
@@ -248,6 +249,16 @@ def watched(loader: DataLoader) -> Any:
     """A loader with workers as a WatchedLoader; one without, or whose batches are no lists of indices, as it is."""
     fits = loader.num_workers and loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
     return WatchedLoader(loader) if fits else loader
+
+
+def _receives_memory(frame: FrameType | None) -> bool:
+    """Whether torch is taking over a batch's memory: interrupted, it keeps it and a file descriptor for ever.
+
+    It does not wait for ever: that a worker has ended shows there as a closed connection.
+    """
+    while frame and frame.f_globals.get('__name__') != reductions.__name__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _begin_worker(parent: int, bound: bool, then: Callable[[int], None] | None, number: int) -> None:

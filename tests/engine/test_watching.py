@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from multiprocessing.resource_sharer import DupFd
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,26 @@ def test_readers_lost_while_nobody_waits_interrupt_nothing(tmp_path):
             clips += batch['clip_id']
         assert clips == [str(i) for i in range(12)]
     assert 2 <= loader.lost <= 4
+
+
+def test_a_reader_lost_while_memory_is_taken_over_leaves_none_behind(tmp_path, monkeypatch):
+    loader, kept, taken = loader_of(tmp_path, {}), DupFd.detach, []
+
+    def detach(self):
+        taken.append(kept(self))
+        if len(taken) == 3:
+            os.kill(loader._workers()[0].pid, signal.SIGKILL)
+            time.sleep(0.5)
+        return taken[-1]
+
+    def held():
+        return sum('/torch_' in os.readlink(file) for file in Path('/proc/self/fd').iterdir() if file.is_symlink())
+
+    before = held()
+    monkeypatch.setattr(DupFd, 'detach', detach)
+    assert [clip for batch in loader for clip in batch['clip_id']] == [str(i) for i in range(12)]
+    assert loader.lost == 1
+    assert held() == before
 
 
 def test_what_a_data_set_raises_is_raised(tmp_path):
