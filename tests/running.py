@@ -6,6 +6,7 @@ import runpy
 import socket
 import sys
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,8 @@ def script(path, *arguments, code=0, within_s=280):
 def _script(path, arguments, said):
     say_into(said, 1, 2)
     os.chdir(ROOT)
+    # Python's server of processes, once used, is the parent's child, for which this process cannot wait; Python would.
+    forkserver._forkserver._forkserver_pid = None
     # OpenMP's threads do not survive a fork.
     torch.set_num_threads(1)
     forget_runs()

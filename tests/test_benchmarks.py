@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from multiprocessing import forkserver
 
 import pytest
 
@@ -38,8 +39,8 @@ def test_synchronising_runs_in_small():
 
 
 def test_people_on_the_page_are_answered_as_when_alone():
-    for extra in ('gradio', 'lancedb'):
-        pytest.importorskip(extra, reason=f'needs {extra}: pip install "gmscavp[web]"')
+    pytest.importorskip('gradio', reason='needs gradio: pip install "gmscavp[web]"')
+    pytest.importorskip('lancedb', reason='needs lancedb: pip install "gmscavp[search]"')
     done = started('webapp', '--smoke')
     assert done.returncode == 0, done.stdout + done.stderr
     assert '| 3 at once, 1 rounds | 3 of 3 |' in done.stdout
@@ -53,6 +54,8 @@ def test_mutants_are_made_killed_and_counted():
 
 
 def test_damaged_media_are_read_and_counted(tmp_path):
+    # As other tests leave it, whichever ran here before.
+    forkserver.ensure_running()
     script('benchmarks/faults.py', 'media', '--smoke', '--work-dir', tmp_path)
     for backend in ('pyav', 'decord', 'cv2'):
         outcomes = [json.loads(line)[1][0] for line in (tmp_path / f'{backend}.jsonl').read_text().splitlines()[1:]]

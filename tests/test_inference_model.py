@@ -265,20 +265,18 @@ class Onlooker(Seer):
         return [tokens[:, :, None] for tokens in super().encode_audio(wave)]
 
 
+def run_of(model):
+    """What is read of a trained run, around a stand-in for its model."""
+    clip = ClipFormat(4.0, 4, 32, RATE, 'pyav')
+    return SimpleNamespace(model=model, clip=clip, transforms=[], device='cpu', checkpoint='x', config=None)
+
+
 def test_a_heat_map_lies_on_the_picture_at_its_time():
     # Six seconds: in the second window, which lies beside the first, only two are left.
     frames = np.zeros((24, 32, 32, 3), np.uint8)
     frames[6, 4:8, 20:24] = frames[21, 28:, :4] = 255
-    onlooker = SimpleNamespace(
-        model=Onlooker(),
-        clip=ClipFormat(4.0, 4, 32, RATE, 'pyav'),
-        transforms=[],
-        device='cpu',
-        checkpoint='x',
-        config=None,
-    )
     loud = Sound(np.ones(6 * RATE, np.float32), RATE)
-    found = localise(onlooker, Pictures(frames, 4), loud, 0, 8)
+    found = localise(run_of(Onlooker()), Pictures(frames, 4), loud, 0, 8)
     assert found.heat.shape == (24, 8, 8)
     assert found.heat.nonzero().tolist() == [[6, 1, 5], [21, 7, 0]]
     assert found.similarity.nonzero().flatten().tolist() == [6, 21]
@@ -290,8 +288,7 @@ def test_synchronise_tells_how_late_the_sound_is(tmp_path, late_s):
     file = write_media(
         tmp_path / 'a.mp4', flash(times, 0.25, (32, 32)), click([t + late_s for t in times], 0.25), duration_s=7.0
     )
-    clip = ClipFormat(4.0, 4, 32, RATE, 'pyav')
-    seer = SimpleNamespace(model=Seer(), clip=clip, transforms=[], device='cpu', checkpoint='x', config=None)
+    seer = run_of(Seer())
     found = synchronise(seer, file, file, 1.0, 4, 8)
     assert found.offset_ms == pytest.approx(1000 * late_s, abs=130)
     assert found.confidence > 0.5
