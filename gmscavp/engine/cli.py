@@ -1,7 +1,11 @@
 """What every command-line tool shares: how it ends when something is wrong."""
 
+import atexit
 import errno
+import multiprocessing
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import NoReturn
@@ -18,7 +22,8 @@ _AFTER_OTHERS = 2
 def run_tool(main: Callable[[], None]) -> None:
     """Run `main`; end a mistake of the user's with one sentence and exit code 2, Ctrl-C with 130, SIGTERM with 143.
 
-    A rank that fails because another one has gone ends with a sentence too, and 1.
+    A rank that fails because another one has gone ends with a sentence too, and 1. A rank ends without Python's own
+    teardown, in which gloo's threads have aborted runs that had ended well.
 
     `--traceback` anywhere on the command line shows the whole traceback instead.
     """
@@ -26,6 +31,8 @@ def run_tool(main: Callable[[], None]) -> None:
     sys.argv = [argument for argument in sys.argv if argument != '--traceback']
     try:
         main()
+        if _is_rank():
+            _leave(0)
     except KeyboardInterrupt as stopped:
         if isinstance(stopped, Stopped):
             _end(str(stopped), stopped.code)
@@ -66,4 +73,23 @@ def _end(sentence: str, code: int) -> NoReturn:
     sys.stdout.flush()
     if sentence:
         print(f'gmscavp: {sentence}', file=sys.stderr)
+    if _is_rank():
+        _leave(code)
     sys.exit(code)
+
+
+def _is_rank() -> bool:
+    """Whether torchrun or Slurm started this process; one that Python forked is not, and has no teardown."""
+    return ('RANK' in os.environ or 'SLURM_PROCID' in os.environ) and multiprocessing.parent_process() is None
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process once what it still has to write is written."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    # All that Python itself does before its teardown, and it has no public name.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

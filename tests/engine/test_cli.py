@@ -1,12 +1,37 @@
 """How a tool ends: one sentence for what a user can mend, the traceback for everything else."""
 
 import errno
+import os
+import subprocess
+import sys
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from gmscavp.engine.cli import run_tool
 from gmscavp.errors import UserError
+from tests.running import ROOT
+
+RANK = """
+import atexit, os, threading, time
+from gmscavp.engine.cli import run_tool
+from gmscavp.errors import UserError
+
+class AbortedInTheTeardown:
+    def __del__(self, abort=os.abort):
+        abort()
+
+left = AbortedInTheTeardown()
+
+def main():
+    atexit.register(print, 'at exit')
+    threading.Thread(target=lambda: (time.sleep(0.3), print('a thread'))).start()
+    print('done')
+    if {fails}:
+        raise UserError('do this.')
+
+run_tool(main)
+"""
 
 
 class Broken(Dataset):
@@ -59,3 +84,14 @@ def test_what_is_no_users_mistake_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr('sys.argv', ['tool', '--traceback'])
     with pytest.raises(UserError):
         run_tool(raising(UserError('do this.')))
+
+
+@pytest.mark.parametrize('code', [0, 2])
+def test_a_rank_ends_without_a_teardown_and_with_all_it_has_to_say(code):
+    command = [sys.executable, '-c', RANK.format(fails=code > 0)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {'RANK': '1'}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines() == ['done', 'a thread', 'at exit']
+    assert done.stderr == 'gmscavp: do this.\n' * (code > 0)
