@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from gmscavp import __version__
 from gmscavp.errors import UserError
-from gmscavp.seals import is_archive, is_intact
+from gmscavp.seals import is_archive, is_intact, is_intact_safetensors
 
 _FORMATTED_AT_ONCE = 8
 
@@ -171,6 +171,8 @@ def load_checkpoint_file(file: str | Path, map_location: str | torch.device | No
     if not path.is_file():
         raise UserError(f'checkpoint {path} does not exist; give the path of a .pth or {SAFETENSORS} file.')
     if path.suffix == SAFETENSORS:
+        if not is_intact_safetensors(path):
+            raise UserError(f'checkpoint {path} is damaged: its checksum says so; take another copy of it.')
         return _in_this_format(_load_safetensors(path, map_location), path)
     # torch gives changed weights without a word.
     if is_archive(path) and not is_intact(path):

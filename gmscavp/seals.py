@@ -2,11 +2,13 @@
 
 torch writes a checkpoint as a zip archive, whose parts have a CRC-32 each, and reads it without looking at them. Besides,
 they do not cover names, lengths and the directory. So the CRC-32 of all bytes before it is put at the end, as the archive's
-comment, which every reader of archives passes over. CRC-32 finds any one changed bit, and any 32 in a row, for certain.
+comment, which every reader of archives passes over. A safetensors file may end in nothing else and has it in its metadata.
+CRC-32 finds any one changed bit, and any 32 in a row, for certain.
 """
 
 import errno
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -19,6 +21,12 @@ _BEGIN = b'PK\x03\x04'
 _MARK = b'gmscavp crc32 '
 _SEAL_BYTES = len(_MARK) + 8
 _CHUNK = 1 << 22
+
+SEAL_ENTRY = {'gmscavp_crc32': 'crc32 00000000'}
+"""For the metadata of a safetensors file, which `seal_safetensors` then fills in."""
+_SEALED = re.compile(rb'"gmscavp_crc32":"crc32 ([0-9a-f]{8})"')
+# With one bit of the entry changed, one of its halves is still there.
+_ONCE_SEALED = re.compile(rb'"gmscavp_crc32"|"crc32 ')
 
 
 def checksum(file: Path) -> list[int]:
@@ -70,14 +78,50 @@ def is_intact(file: Path) -> bool:
         return False
 
 
+def seal_safetensors(file: Path) -> None:
+    """Fill in the checksum of a safetensors file. ValueError: its metadata has not SEAL_ENTRY."""
+    with file.open('r+b') as stream:
+        found = _SEALED.search(_header(stream))
+        if not found:
+            raise ValueError(f'{file} has no place for a checksum in its metadata')
+        digits = _digits_around(stream, found.start(1))
+        stream.seek(found.start(1))
+        stream.write(digits)
+
+
+def is_intact_safetensors(file: Path) -> bool:
+    """Whether all bytes of a safetensors file are those that were written; one without a checksum is not judged."""
+    with file.open('rb') as stream:
+        header = _header(stream)
+        found = _SEALED.search(header)
+        if not found:
+            return not _ONCE_SEALED.search(header)
+        return found[1] == _digits_around(stream, found.start(1))
+
+
+def _header(stream: BinaryIO) -> bytes:
+    """The first bytes of a safetensors file: the length of its header as 8 bytes, and the header."""
+    stream.seek(0)
+    length = stream.read(8)
+    # A damaged length may be any; the metadata comes first.
+    return length + stream.read(min(int.from_bytes(length, 'little'), _CHUNK))
+
+
+def _digits_around(stream: BinaryIO, place: int) -> bytes:
+    """Of all bytes but the 8 at this place."""
+    stream.seek(0)
+    before = _crc32(stream, place)
+    stream.seek(8, os.SEEK_CUR)
+    return b'%08x' % _crc32(stream, os.fstat(stream.fileno()).st_size - place - 8, before)
+
+
 def _tail(stream: BinaryIO, size: int) -> bytes:
     stream.seek(max(0, stream.seek(0, os.SEEK_END) - size))
     return stream.read()
 
 
-def _crc32(stream: BinaryIO, size: int) -> int:
-    """Of the next `size` bytes."""
-    total = 0
+def _crc32(stream: BinaryIO, size: int, total: int = 0) -> int:
+    """Of the next `size` bytes, going on from those before."""
     while size > 0 and (chunk := stream.read(min(size, _CHUNK))):
         size, total = size - len(chunk), zlib.crc32(chunk, total)
     return total

@@ -13,12 +13,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rich.console import Console
-from safetensors.torch import save_file
 
 from gmscavp.compat import SAFETENSORS, format_entries, weights_of
-from gmscavp.engine.checkpoints import part_name, put_in_place
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.trained import find_checkpoint, whole_checkpoint
+from gmscavp.engine.weights.files import write_safetensors
 from gmscavp.errors import UserError
 
 
@@ -42,15 +41,12 @@ def main() -> None:
     source = find_checkpoint(args.checkpoint)
     with Console().status(f'reading {source}'):
         checkpoint = whole_checkpoint(source)
-    weights = {name: value.contiguous() for name, value in weights_of(checkpoint).items()}
+    weights = weights_of(checkpoint)
     if not weights:
         raise UserError(f'{source} holds no weights.')
     counters = {name: str(checkpoint.get('meta', {}).get(name)) for name in ('epoch', 'iter')}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    part = args.out.with_name(part_name(args.out.name))
     with Console().status(f'writing {args.out}'):
-        save_file(weights, part, {'format': 'pt', 'source': source.name} | counters | format_entries())
-        put_in_place(part, args.out)
+        write_safetensors(args.out, weights, {'format': 'pt', 'source': source.name} | counters | format_entries())
     numbers = sum(value.numel() for value in weights.values())
     print(f'written: {args.out}, {len(weights)} weights of {numbers:,} numbers, from {source}')
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from gmscavp.compat import ABSENT, load_checkpoint_file, load_weights
 from gmscavp.engine.weights import LAYOUTS, guess_layout, refuse_partial, to_ours, to_released, unwrap, write_weights
+from gmscavp.engine.weights.files import write_safetensors
 from gmscavp.errors import UserError
 from gmscavp.registry import BACKBONES, MODELS
 
@@ -322,3 +323,26 @@ def test_arrays_pickled_before_numpy_2_are_read(tmp_path):
     loaded = load_checkpoint_file(tmp_path / 'old.pth')
     assert loaded['sampler']['indexes'].tolist() == [0, 1, 2]
     assert loaded['sampler']['at'] == 2
+
+
+def test_every_flipped_bit_and_every_cut_of_what_we_write_is_refused(tmp_path):
+    file, copy = tmp_path / 'ours.safetensors', tmp_path / 'copy.safetensors'
+    write_safetensors(file, {'w': torch.arange(5.0), 'b': torch.ones(2)}, {'format': 'pt', 'a': 'b'})
+    loaded = load_checkpoint_file(file)
+    assert loaded['state_dict']['w'].tolist() == [0, 1, 2, 3, 4]
+    whole = file.read_bytes()
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        copy.write_bytes(flipped)
+        with pytest.raises(UserError, match='is damaged'):
+            load_checkpoint_file(copy)
+    for length in range(len(whole)):
+        copy.write_bytes(whole[:length])
+        with pytest.raises(UserError, match='is damaged'):
+            load_checkpoint_file(copy)
+
+
+def test_weights_of_others_need_no_checksum(tmp_path):
+    save_file({'w': torch.ones(2)}, tmp_path / 'theirs.safetensors', {'format': 'pt'})
+    assert load_checkpoint_file(tmp_path / 'theirs.safetensors')['state_dict']['w'].tolist() == [1, 1]

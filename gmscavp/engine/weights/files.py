@@ -15,6 +15,7 @@ from gmscavp.engine.checkpoints import part_name, put_in_place
 from gmscavp.engine.weights.conversion import Conversion
 from gmscavp.engine.weights.layout import Layout
 from gmscavp.errors import UserError
+from gmscavp.seals import SEAL_ENTRY, seal_safetensors
 
 PICKLES = ('.pth', '.pt', '.ckpt', '.bin')
 
@@ -37,7 +38,7 @@ def write_weights(path: Path, converted: Conversion, layout: Layout, source: Pat
         ABSENT: json.dumps(converted.absent),
         **format_entries(),
     }
-    _write_safetensors(path, converted.weights, metadata)
+    write_safetensors(path, converted.weights, metadata)
     return metadata
 
 
@@ -47,7 +48,7 @@ def write_released(path: Path, converted: Conversion, layout: Layout) -> None:
     Raises UserError for any other kind of file.
     """
     if path.suffix == SAFETENSORS:
-        return _write_safetensors(path, converted.weights, {'format': 'pt', 'layout': layout.name})
+        return write_safetensors(path, converted.weights, {'format': 'pt', 'layout': layout.name})
     if path.suffix not in PICKLES:
         raise UserError(f'--out {path}: give it one of the endings {", ".join((SAFETENSORS, *PICKLES))}.')
     inner = {layout.prefix + name: tensor.clone() for name, tensor in converted.weights.items()}
@@ -55,10 +56,16 @@ def write_released(path: Path, converted: Conversion, layout: Layout) -> None:
     return _whole(path, lambda part: torch.save(checkpoint, part))
 
 
-def _write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write weights as safetensors, whole or not at all, with a checksum in the metadata."""
     # Copies: tensors that share memory, as those cut from one do, are refused.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    _whole(path, lambda part: save_file(copies, part, metadata))
+
+    def write(part: Path) -> None:
+        save_file(copies, part, metadata | SEAL_ENTRY)
+        seal_safetensors(part)
+
+    _whole(path, write)
 
 
 def _whole(path: Path, write: Callable[[Path], None]) -> None:
