@@ -301,7 +301,7 @@ def report(
     steps, done = counts['steps expected'], counts['steps done']
     exact = done == steps == counts['different steps logged']
     exact = exact and counts['updates'] == done - counts['steps skipped (not finite)']
-    well = exact and counts['exit code of the end'] == 0 and tried == survived and not grows
+    survived_all = exact and counts['exit code of the end'] == 0 and tried == survived
     tables = (
         (['fault', 'tried', 'survived'], faults),
         (['count', ''], [[name, f'{value:,}'] for name, value in counts.items()]),
@@ -312,9 +312,9 @@ def report(
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    if not well:
-        found = 'memory or open files grow' if grows else 'not all was survived'
-        console.print(f'{found}: see {soak.folder}')
+    found = ['not all was survived'] * (not survived_all) + ['memory or open files grow'] * grows
+    if found:
+        console.print(f'{", and ".join(found)}: see {soak.folder}')
     else:
         shutil.rmtree(soak.folder)
     if not args.smoke:
@@ -324,4 +324,4 @@ def report(
         lines += [f'{len(soak.looks):,} looks at memory. ' + ', '.join(f'{k} {v}' for k, v in machine_facts().items())]
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text('\n'.join(lines) + '\n')
-    return 0 if well else 1
+    return 1 if found else 0
