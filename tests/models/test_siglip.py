@@ -67,6 +67,13 @@ def test_head_is_the_weighted_sum_over_scales(per_scale):
     assert 'loss_temporal' not in SigLIPHead(LENGTHS)(v, a)
 
 
+def test_two_steps_are_enough_to_tell_moments_apart():
+    v, a = ([torch.randn(CLIPS, 2, DIM)] for _ in range(2))
+    losses = SigLIPHead([2], scale_weights=[1.0], temporal_weight=1.0)(v, a)
+    expected = sum(written_out(x @ y.T, 10.0, -10.0) for x, y in zip(unit_tokens(v)[0], unit_tokens(a)[0], strict=True))
+    assert losses['loss_temporal'].item() == pytest.approx(expected / CLIPS, rel=1e-4)
+
+
 def test_scale_and_bias_are_learned_for_every_scale():
     v, a = pyramids()
     head = SigLIPHead(LENGTHS, per_scale=True)

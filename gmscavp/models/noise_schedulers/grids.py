@@ -34,7 +34,7 @@ def shifted(t: Time, shift: float) -> Time:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def flow_times(steps: int, shift: float = 1.0) -> Tensor:
+def flow_times(steps: int, shift: float) -> Tensor:
     """From 1 to one thousandth, shifted, then 0: (steps + 1,) float64.
 
     The thousandth is shifted once more than the rest, as in the published figures for shift 3.
@@ -43,6 +43,6 @@ def flow_times(steps: int, shift: float = 1.0) -> Tensor:
     return torch.cat([t, t.new_zeros(1)])
 
 
-def even_times(steps: int, shift: float = 1.0) -> Tensor:
+def even_times(steps: int, shift: float) -> Tensor:
     """1, 1 - 1/steps, ..., 0, shifted: (steps + 1,) float64."""
     return shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
