@@ -49,12 +49,12 @@ BUDGETS = {
     'full': Budget(256, 128, (1, 2, 3), (5, 10, 25, 50, 100), ('trailing', 'linspace', 'karras'), more_clips=True),
     'small': Budget(
         64,
-        32,
-        (1, 2),
+        16,
+        (1,),
         (5, 10, 25, 50, 100),
         ('trailing',),
         # In the order of _CONFIGS.
-        dict(zip(_CONFIGS, (6, 4, 4, 10, 4, 4, 5, 5, 4), strict=True)),
+        dict(zip(_CONFIGS, (6, 4, 4, 8, 4, 3, 5, 5, 4), strict=True)),
     ),
     'tiny': Budget(8, 4, (1, 2), (5, 25), ('trailing',), dict.fromkeys(_CONFIGS, 1), train_clips=48),
 }
