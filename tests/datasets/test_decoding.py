@@ -1,6 +1,7 @@
 """read_clip: sound and picture of the same moments by every backend, and one error for what cannot be had."""
 
 import pickle
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -433,6 +434,30 @@ def _only_early_pictures(kind: str, time: float) -> bool:
 def test_the_whole_part_of_a_cut_off_file_is_read(media, folder, backend):
     clip = _read(_bad_file('cut off, index first', media, folder), 0.5, 1.0, 25, (64, 100), backend=backend)
     assert _numbers(clip) == _shown(0.5, 1.0, 25)
+
+
+@pytest.mark.parametrize('backend', ['pyav', 'decord'])
+def test_a_picture_that_the_index_puts_beyond_the_end_is_damage_and_not_one_that_stays(media, folder, backend):
+    data = bytearray(media('gop.mp4', numbered(), sine(), gop=10, container_options=MOOV_FIRST).read_bytes())
+    # The sizes of samples, 4 bytes each, after the box's type, flags, common size and count; 50 is a key frame.
+    place = data.index(b'stsz') + 16 + 4 * 50
+    data[place] = 1
+    file = folder / 'beyond.mp4'
+    file.write_bytes(data)
+    assert _numbers(_read(file, 0.5, 1.0, 25, (64, 100), backend=backend)) == _shown(0.5, 1.0, 25)
+    assert _cause(file, 1.5, 1.0, backend=backend) == 'damaged'
+
+
+def test_decord_is_not_given_more_promised_frames_than_the_file_has_bytes(media, folder, monkeypatch):
+    data = bytearray(media('whole.webm', numbered(), sine(), **WEBM).read_bytes())
+    # Matroska's Duration: its name, a size of 8 bytes, milliseconds.
+    place = data.index(b'\x44\x89\x88') + 3
+    data[place : place + 8] = struct.pack('>d', 8e12)
+    file = folder / 'promise.webm'
+    file.write_bytes(data)
+    # It would end this process.
+    monkeypatch.delattr(video.decord, 'VideoReader')
+    assert _numbers(_read(file, 0.5, 1.0, 25, (64, 100), backend='decord')) == _shown(0.5, 1.0, 25)
 
 
 @every_backend

@@ -5,8 +5,10 @@ clock and in increasing order, the frame on screen then. Before the first frame 
 last. ClipError('damaged') when the frames end before the header says so, 'too short' where it does not say.
 """
 
+from itertools import pairwise
 from typing import Any
 
+import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -26,7 +28,7 @@ from gmscavp.datasets.decoding.media import (
     time_base,
     track_start_s,
 )
-from gmscavp.datasets.decoding.skipping import SKIPPABLE_CODECS, decode_all, decode_needed, plan_decoding
+from gmscavp.datasets.decoding.skipping import SKIPPABLE_CODECS, Plan, decode_all, decode_needed, plan_decoding
 from gmscavp.errors import UserError
 
 # Before decord, which makes the codecs it carries visible to all libraries loaded later: torchcodec would crash on AV1.
@@ -71,6 +73,7 @@ def pyav_frames(container: InputContainer, stream: VideoStream, times_s: np.ndar
     times = (times_s + _EPSILON_S) / float(time_base(stream))
     if stream.codec_context.name in SKIPPABLE_CODECS and is_indexed(container):
         plan = plan_decoding(packets_from(container, stream, times_s[0]), times)
+        _demand_packets(container, plan)
         canvas = _Canvas(container, stream, times_s, size)
         for frame in decode_needed(plan):
             canvas.add(frame)
@@ -79,6 +82,7 @@ def pyav_frames(container: InputContainer, stream: VideoStream, times_s: np.ndar
             return canvas.finish(plan.followed)
     packets = packets_from(container, stream, times_s[0])
     plan = plan_decoding(packets, times)
+    _demand_packets(container, plan)
     canvas = _Canvas(container, stream, times_s, size)
     for frame in decode_all(plan, packets):
         canvas.add(frame)
@@ -226,6 +230,9 @@ def _countable(container: InputContainer, stream: VideoStream, first_s: float, l
     """
     if not is_indexed(container) or stream.codec_context.name not in _COUNTABLE_CODECS:
         return False
+    # decord makes room for all frames that the header promises, and takes the process with it where memory is too small.
+    if (container.duration or 0) / av.time_base * (stream.average_rate or 0) > container.size:
+        return False
     key_pts, last = None, last_s / time_base(stream)
     for packet in packets_from(container, stream, first_s):
         if packet.dts is None or packet.dts > last:
@@ -251,6 +258,14 @@ def _decord_batch(reader: Any, indices: np.ndarray, height: int, width: int) -> 
     if first.shape[-1] != 3 or len(indices) == 1:
         return np.stack([frame(index) for index in indices])
     return np.concatenate([first.asnumpy()[None], reader.get_batch(indices[1:]).asnumpy()])
+
+
+def _demand_packets(container: InputContainer, plan: Plan) -> None:
+    """ClipError where a picture could not be read whole and the track goes on; the last one of a cut file may be so."""
+    for packet, following in pairwise(plan.window):
+        if packet.is_corrupt and following.size:
+            time_s = float((packet.pts or 0) * (packet.time_base or 0))
+            raise ClipError(container.name, 'damaged', f'the picture at {time_s:.2f} s is cut off')
 
 
 def _demand_pictures(
