@@ -43,6 +43,6 @@ def flow_times(steps: int, shift: float) -> Tensor:
     return torch.cat([t, t.new_zeros(1)])
 
 
-def even_times(steps: int, shift: float) -> Tensor:
+def even_times(steps: int, shift: float = 1.0) -> Tensor:
     """1, 1 - 1/steps, ..., 0, shifted: (steps + 1,) float64."""
     return shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
