@@ -194,15 +194,20 @@ def test_old_moments_are_removed():
     workspace.close()
 
 
-def test_stops_are_of_one_person():
+def test_stopping_is_for_what_runs_and_not_for_what_they_begin_next():
     stops = Stops()
-    mine, other = stops.begin('me'), stops.begin('other')
-    stops.ask('me')
     stops.ask('nobody')
-    assert mine.is_set()
-    assert not other.is_set()
-    stops.end('me')
-    assert not stops.begin('me').is_set()
+    with stops.work('other') as other, stops.work('me') as mine:
+        stops.ask('me')
+        assert mine.is_set()
+        # The one that was stopped is still at its last step.
+        with stops.work('me') as following:
+            assert not following.is_set()
+            stops.ask('me')
+            assert following.is_set()
+        assert not other.is_set()
+    with stops.work('me') as later:
+        assert not later.is_set()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What all tabs share: the page's settings, and the place where a file is dropped."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -21,24 +23,28 @@ class Stops:
     """Who has asked that their work stops."""
 
     def __init__(self) -> None:
-        self._asked: dict[str, threading.Event] = {}
+        self._running: dict[str, list[threading.Event]] = {}
         self._lock = threading.Lock()
 
-    def begin(self, person: str) -> threading.Event:
-        """An event that is set when they ask; what they asked before is forgotten."""
+    @contextmanager
+    def work(self, person: str) -> Iterator[threading.Event]:
+        """While this work lasts: an event that is set when they ask. Work asked to stop may still be at its last step."""
+        event = threading.Event()
         with self._lock:
-            return self._asked.setdefault(person, threading.Event())
+            self._running.setdefault(person, []).append(event)
+        try:
+            yield event
+        finally:
+            with self._lock:
+                self._running[person].remove(event)
+                if not self._running[person]:
+                    del self._running[person]
 
     def ask(self, person: str) -> None:
-        """Set it, if there is work."""
+        """Stop what runs for them now; what they begin later goes on."""
         with self._lock:
-            if event := self._asked.get(person):
+            for event in self._running.get(person, ()):
                 event.set()
-
-    def end(self, person: str) -> None:
-        """The work has ended."""
-        with self._lock:
-            self._asked.pop(person, None)
 
 
 @dataclass(frozen=True)

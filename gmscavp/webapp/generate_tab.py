@@ -83,13 +83,11 @@ def generate_with(page: Page, maker: Model) -> Any:
             raise UserError(f'{source.name} is no video; choose one to make a sound for.')
         sampling = replace(maker.sampling, **_settings(steps, guidance, seed))
         person = str(request.session_hash)
-        told = _progress(page.stops.begin(person).is_set, progress)
         try:
-            made = maker.generate_sound(source, sampling, progress=told)
+            with page.stops.work(person) as stopped:
+                made = maker.generate_sound(source, sampling, progress=_progress(stopped.is_set, progress))
         except _Stopped:
             return notice(STOPPED), empty(NOTHING)
-        finally:
-            page.stops.end(person)
         target = page.workspace.new(f'{source.stem}_with_sound.mp4')
         notes = write_sound(source, target, made.waveforms[0], made.sample_rate, comment=maker.provenance(sampling))
         return notice(''.join(f'{note[:1].upper()}{note[1:]}. ' for note in notes)), films(source, target, sampling)
