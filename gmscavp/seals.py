@@ -112,7 +112,7 @@ def _digits_around(stream: BinaryIO, place: int) -> bytes:
     stream.seek(0)
     before = _crc32(stream, place)
     stream.seek(8, os.SEEK_CUR)
-    return b'%08x' % _crc32(stream, os.fstat(stream.fileno()).st_size - place - 8, before)
+    return _digits(stream, os.fstat(stream.fileno()).st_size - place - 8, before)
 
 
 def _tail(stream: BinaryIO, size: int) -> bytes:
@@ -127,5 +127,5 @@ def _crc32(stream: BinaryIO, size: int, total: int = 0) -> int:
     return total
 
 
-def _digits(stream: BinaryIO, size: int) -> bytes:
-    return b'%08x' % _crc32(stream, size)
+def _digits(stream: BinaryIO, size: int, total: int = 0) -> bytes:
+    return b'%08x' % _crc32(stream, size, total)

@@ -5,12 +5,14 @@ clock and in increasing order, the frame on screen then. Before the first frame 
 last. ClipError('damaged') when the frames end before the header says so, 'too short' where it does not say.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -72,8 +74,7 @@ def pyav_frames(container: InputContainer, stream: VideoStream, times_s: np.ndar
     single_thread(stream)
     times = (times_s + _EPSILON_S) / float(time_base(stream))
     if stream.codec_context.name in SKIPPABLE_CODECS and is_indexed(container):
-        plan = plan_decoding(packets_from(container, stream, times_s[0]), times)
-        _demand_packets(container, plan)
+        plan = _plan(container, packets_from(container, stream, times_s[0]), times)
         canvas = _Canvas(container, stream, times_s, size)
         for frame in decode_needed(plan):
             canvas.add(frame)
@@ -81,8 +82,7 @@ def pyav_frames(container: InputContainer, stream: VideoStream, times_s: np.ndar
         if plan.wanted <= canvas.seen:
             return canvas.finish(plan.followed)
     packets = packets_from(container, stream, times_s[0])
-    plan = plan_decoding(packets, times)
-    _demand_packets(container, plan)
+    plan = _plan(container, packets, times)
     canvas = _Canvas(container, stream, times_s, size)
     for frame in decode_all(plan, packets):
         canvas.add(frame)
@@ -260,12 +260,14 @@ def _decord_batch(reader: Any, indices: np.ndarray, height: int, width: int) -> 
     return np.concatenate([first.asnumpy()[None], reader.get_batch(indices[1:]).asnumpy()])
 
 
-def _demand_packets(container: InputContainer, plan: Plan) -> None:
+def _plan(container: InputContainer, packets: Iterator[Packet], times: np.ndarray) -> Plan:
     """ClipError where a picture could not be read whole and the track goes on; the last one of a cut file may be so."""
+    plan = plan_decoding(packets, times)
     for packet, following in pairwise(plan.window):
         if packet.is_corrupt and following.size:
             time_s = float((packet.pts or 0) * (packet.time_base or 0))
             raise ClipError(container.name, 'damaged', f'the picture at {time_s:.2f} s is cut off')
+    return plan
 
 
 def _demand_pictures(
