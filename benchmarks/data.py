@@ -14,7 +14,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ from data_sources import (
     rewrite_clips,
     shards_of,
 )
-from data_workers import BATCH, BLOCKS, growth, loading_rates, slope, soak
+from data_workers import BATCH, BLOCKS, Loading, growth, loadings, slope, soak
 from measuring import markdown
 from mmengine.logging import MMLogger
 from rich.console import Console
@@ -64,7 +64,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--windows', type=int, default=2, help='clips read of each file')
     parser.add_argument('--repeats', type=int, default=7, help='rounds; medians are over these')
     parser.add_argument('--backends', nargs='+', choices=list(BARE), default=list(BACKENDS))
-    parser.add_argument('--workers', type=int, nargs='+', help='default: 0, 1, 2 and 4, as far as there are cores')
+    parser.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2, 3, 4], help='numbers of worker processes')
     parser.add_argument('--soak', type=int, default=2000, help='clips over which the memory of workers is watched')
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/data_benchmark', help='for what is made')
     parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/data.md', help='page to write')
@@ -104,12 +104,10 @@ def rounds(jobs: Sequence[Work], clips: int, repeats: int) -> list[list[float]]:
     return [kept[1:] for kept in rates]
 
 
-def whole_pipeline(data: Any) -> Work:
-    """Every clip of a data set, in batches."""
-    return lambda: [
+def whole_pipeline(data: Any) -> None:
+    """Every clip of a data set, in batches, each let go before the next, as training does."""
+    for first in range(0, len(data), BATCH):
         default_collate([data[k] for k in range(first, min(first + BATCH, len(data)))])
-        for first in range(0, len(data), BATCH)
-    ]
 
 
 def for_all(decode: Callable[[Path, Window], None], folder: Path, windows: Sequence[Window]) -> None:
@@ -124,7 +122,7 @@ def measure_files(source: str, folder: Path, windows: Sequence[Window], args: ar
     megabytes = sum((folder / file).stat().st_size for file in {window.file for window in windows}) / 1e6
     for backend in track(args.backends, f'reading {source}', transient=True):
         jobs: list[Work] = [
-            whole_pipeline(clips_of(folder, windows, backend)),
+            partial(whole_pipeline, clips_of(folder, windows, backend)),
             partial(for_all, BARE[backend], folder, windows),
         ]
         if backend == 'pyav':
@@ -141,7 +139,7 @@ def measure_shards(data: Any, out: Path, args: argparse.Namespace) -> Row:
     passes = 8
     whole, bare = rounds(
         [
-            lambda: [whole_pipeline(data)() for _ in range(passes)],
+            lambda: [whole_pipeline(data) for _ in range(passes)],
             partial(bare_jpegs, jpegs * passes),
         ],
         passes * len(data),
@@ -182,21 +180,22 @@ def rate_cells(rows: Sequence[Row]) -> Cells:
 RATE_HEADINGS = ['source', 'backend', 'clips/s', 'spread', 'of bare', 'of least', 'times originals', 'MB']
 
 
-def worker_cells(rates: dict[int, list[float]]) -> Cells:
+def worker_cells(found: Mapping[int, Loading]) -> Cells:
     """A line of text for each number of workers."""
-    first = statistics.median(rates.get(1) or next(iter(rates.values())))
+    first = (found.get(1) or next(iter(found.values()))).rate
     return [
         [
-            str(n),
-            f'{statistics.median(of):.1f}',
-            f'{min(of):.1f}..{max(of):.1f}',
-            f'{statistics.median(of) / first:.2f}',
+            str(workers),
+            f'{loading.rate:.1f}',
+            f'{min(loading.rates):.1f}..{max(loading.rates):.1f}',
+            f'{loading.rate / first:.2f}',
+            f'{loading.megabytes:,.0f}' if workers else '',
         ]
-        for n, of in rates.items()
+        for workers, loading in found.items()
     ]
 
 
-WORKER_HEADINGS = ['workers', 'clips/s', 'spread', 'times one']
+WORKER_HEADINGS = ['workers', 'clips/s', 'spread', 'times one', 'MB of all']
 
 
 def soak_cells(memory: dict[str, dict[int, list[int]]]) -> Cells:
@@ -243,10 +242,11 @@ def main() -> None:
     shards = shards_of(folder, names, packed, args.duration_s)
     rows.append(measure_shards(shards, packed, args))
     tables = [shown(RATES.format(seconds=args.duration_s), RATE_HEADINGS, rate_cells(rows))]
-    workers = args.workers or [count for count in (0, 1, 2, 4) if count <= cores()]
     rewritten = clips_of(small, windows, 'pyav')
-    rates = loading_rates(rewritten, workers, 8 if args.smoke else 96, args.repeats)
-    tables.append(shown(f'{WORKERS} Exponent: {growth(rates):.2f}.', WORKER_HEADINGS, worker_cells(rates)))
+    found = loadings(rewritten, args.workers, 8 if args.smoke else 96, args.repeats)
+    powers = growth(found, cores())
+    about = WORKERS.format(cores=cores(), rate=powers[0], memory=powers[1])
+    tables.append(shown(about, WORKER_HEADINGS, worker_cells(found)))
     memory = {'rewritten': soak(rewritten, args.soak, min(2, cores())), 'shards': soak(shards, args.soak, 1)}
     tables.append(shown(SOAK, SOAK_HEADINGS, soak_cells(memory)))
     if not args.smoke:
@@ -279,7 +279,11 @@ RATES = (
     '(decord, torchcodec), and their sound; for shards the JPEGs. `of least`: of the rate at which PyAV decodes only what '
     'the wanted frames are made from, which is what the pipeline does before it converts. `MB`: all files.'
 )
-WORKERS = 'Rewritten files through a DataLoader, by the clock: clips a second grow with the number of workers w as w^b.'
+WORKERS = (
+    'Rewritten files through a DataLoader, by the clock; memory is what all workers hold at the end, shared pages counted '
+    'once. With the number of workers w, up to the {cores} cores, clips a second grow as w^{rate:.2f}; memory grows as '
+    'w^{memory:.2f}.'
+)
 SOAK = 'Resident memory of workers against the clips that each has read, the first quarter left out.'
 
 if __name__ == '__main__':

@@ -3,7 +3,8 @@
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,28 +45,60 @@ def resident_kib() -> int:
     return pages * os.sysconf('SC_PAGE_SIZE') // 1024
 
 
+def proportional_kib(pid: int) -> int:
+    """Memory of a process that is in RAM, pages that several share divided among them."""
+    lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith('Pss:'))
+
+
 def loader_of(data: Dataset, workers: int) -> DataLoader:
     """As training has it."""
     return DataLoader(data, BATCH, sampler=StreamShuffle(data), num_workers=workers, drop_last=True)  # type: ignore[arg-type]
 
 
-def loading_rates(data: Any, workers: Sequence[int], clips: int, repeats: int) -> dict[int, list[float]]:
-    """Clips a second by the clock with so many workers, from the first batch on, so that their start does not count."""
-    rates: dict[int, list[float]] = {count: [] for count in workers}
+@dataclass
+class Loading:
+    """With a number of workers, of every repeat: clips a second by the clock, KiB of all workers at the end."""
+
+    rates: list[float] = field(default_factory=list)
+    kib: list[int] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Clips a second, the median."""
+        return statistics.median(self.rates)
+
+    @property
+    def megabytes(self) -> float:
+        """Of all workers, the median."""
+        return statistics.median(self.kib) * 1024 / 1e6
+
+
+def loadings(data: Any, workers: Sequence[int], clips: int, repeats: int) -> dict[int, Loading]:
+    """So many clips read with each number of workers, from the first batch on, so that their start does not count."""
+    found = {count: Loading() for count in workers}
     for _ in track(range(repeats), 'loading with workers', transient=True):
-        for count in workers:
-            batches = iter(loader_of(Repeated(data, clips + BATCH * max(1, 2 * count)), count))
-            next(batches)
+        for count, loading in found.items():
+            loader = loader_of(Repeated(data, clips + BATCH * max(1, 2 * count)), count)
+            batches = iter(loader)
+            readers = set(next(batches)[1].tolist())
             started = time.perf_counter()
-            read = sum(len(batch[1]) for batch in batches)
-            rates[count].append(read / (time.perf_counter() - started))
-    return rates
+            for _ in range(len(loader) - 1):
+                readers.update(next(batches)[1].tolist())
+            loading.rates.append(BATCH * (len(loader) - 1) / (time.perf_counter() - started))
+            # Workers end once they are asked for more than there is.
+            loading.kib.append(sum(map(proportional_kib, readers)))
+    return found
 
 
-def growth(rates: dict[int, list[float]]) -> float:
-    """b of rate = a * workers^b, by least squares over logarithms; nan for fewer than two numbers of workers."""
-    known = {count: statistics.median(values) for count, values in rates.items() if count}
-    return exponent(list(known), list(known.values()))
+def growth(found: Mapping[int, Loading], most: int) -> tuple[float, float]:
+    """b of rate = a * workers^b for 1 to `most` workers, and of memory for all from 1 on; nan for fewer than two."""
+    counts = [count for count in found if count]
+    busy = [count for count in counts if count <= most]
+    return (
+        exponent(busy, [found[count].rate for count in busy]),
+        exponent(counts, [found[count].megabytes for count in counts]),
+    )
 
 
 def soak(data: Any, clips: int, workers: int) -> dict[int, list[int]]:

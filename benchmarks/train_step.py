@@ -119,7 +119,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--threads', type=int, default=1, help='on a CPU')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--limit', type=float, default=900.0, help='seconds after which no other way is begun')
+    parser.add_argument('--limit', type=float, default=1800.0, help='seconds after which no other way is begun')
     parser.add_argument('--smoke', action='store_true', help='the tiny model, smaller, without compiling')
     parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/train_step.md')
     args = parser.parse_args()
