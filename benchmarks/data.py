@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from data_sources import (
     jpegs_of,
     large_clips,
     least_pyav,
+    read_shards,
     render_clips,
     rewrite_clips,
     shards_of,
@@ -50,7 +52,7 @@ from rich.table import Table
 from torch.utils.data import default_collate
 
 from gmscavp.compat import cores
-from gmscavp.datasets import probe
+from gmscavp.datasets import Flip, ResizedCrop, probe
 from gmscavp.engine.cli import run_tool
 from gmscavp.engine.facts import machine_facts
 from gmscavp.errors import UserError
@@ -76,6 +78,10 @@ def parse_args() -> argparse.Namespace:
     if min(args.clips, args.windows, args.repeats) < 1 or args.soak < 2 * BLOCKS:
         raise UserError(f'--clips, --windows, --repeats must be 1 or more, --soak {2 * BLOCKS} or more.')
     return args
+
+
+# Pixels of the square that training cuts out.
+CROP = 224
 
 
 @dataclass(frozen=True)
@@ -132,21 +138,26 @@ def measure_files(source: str, folder: Path, windows: Sequence[Window], args: ar
     return rows
 
 
-def measure_shards(data: Any, out: Path, args: argparse.Namespace) -> Row:
-    """Shards, against decoding their pictures alone."""
+def measure_shards(data: Any, out: Path, args: argparse.Namespace) -> list[Row]:
+    """Shards as they are and as they are trained on, against decoding their pictures alone."""
     jpegs = jpegs_of(out, data.clip.frames)
+    cropped = read_shards(out, args.duration_s, [dict(type=ResizedCrop, size=CROP), dict(type=Flip)])
     # A pass over few clips would be shorter than the clock is exact.
     passes = 8
-    whole, bare = rounds(
+    whole, trained, bare = rounds(
         [
             lambda: [whole_pipeline(data) for _ in range(passes)],
+            lambda: [whole_pipeline(cropped) for _ in range(passes)],
             partial(bare_jpegs, jpegs * passes),
         ],
         passes * len(data),
         args.repeats,
     )
     megabytes = sum(file.stat().st_size for file in out.glob('*.tar')) / 1e6
-    return Row('shards', 'cv2', megabytes, whole, bare, [])
+    return [
+        Row('shards', 'cv2', megabytes, whole, bare, []),
+        Row('shards, cropped', 'cv2', megabytes, trained, bare, []),
+    ]
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
@@ -217,7 +228,9 @@ def page_of(about: str, tables: Sequence[tuple[str, Sequence[str], Cells]]) -> s
     """The page, in Markdown."""
     facts = ', '.join(f'{name} {text}' for name, text in machine_facts().items())
     load = ', '.join(f'{value:.1f}' for value in os.getloadavg())
-    command = ' '.join(['python benchmarks/data.py', *(Path(word).name for word in sys.argv[1:])])
+    # Where the page is written is no setting of what it says.
+    words = [word for before, word in pairwise(sys.argv) if '--out' not in (before, word)]
+    command = ' '.join(['python benchmarks/data.py', *(Path(word).name for word in words)])
     lines = ['# Reading clips', '', f'`{command}`: {about}', '', f'{facts}; load {load}.', '']
     for text, headings, cells in tables:
         lines += [text, '', *markdown(headings, cells), '']
@@ -240,7 +253,7 @@ def main() -> None:
     windows = windows_of(small, names, args)
     rows = measure_files('originals', folder, windows, args) + measure_files('rewritten', small, windows, args)
     shards = shards_of(folder, names, packed, args.duration_s)
-    rows.append(measure_shards(shards, packed, args))
+    rows += measure_shards(shards, packed, args)
     tables = [shown(RATES.format(seconds=args.duration_s), RATE_HEADINGS, rate_cells(rows))]
     rewritten = clips_of(small, windows, 'pyav')
     found = loadings(rewritten, args.workers, 8 if args.smoke else 96, args.repeats)
@@ -276,8 +289,9 @@ def shown(text: str, headings: Sequence[str], cells: Cells) -> tuple[str, Sequen
 RATES = (
     '`clips/s`: whole pipeline for each second of one core, windows of {seconds:g} s. `of bare`: of the rate of the '
     'library alone, which for files decodes every frame up to the last wanted one in full size (PyAV) or the wanted frames '
-    '(decord, torchcodec), and their sound; for shards the JPEGs. `of least`: of the rate at which PyAV decodes only what '
-    'the wanted frames are made from, which is what the pipeline does before it converts. `MB`: all files.'
+    '(decord, torchcodec), and their sound; for shards the JPEGs. `cropped`: with ResizedCrop and Flip, as in training. '
+    '`of least`: of the rate at which PyAV decodes only what the wanted frames are made from, which is what the pipeline '
+    'does before it converts. `MB`: all files.'
 )
 WORKERS = (
     'Rewritten files through a DataLoader, by the clock; memory is what all workers hold at the end, shared pages counted '

@@ -1,7 +1,7 @@
 """What benchmarks/data.py reads: clips of 720p, rewritten and as shards, and the bare decoding libraries beside them."""
 
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,8 +135,13 @@ def shards_of(folder: Path, names: Sequence[str], out: Path, duration_s: float) 
     """The same clips as shards."""
     manifest = Manifest.from_columns({'file': list(names), 'split': ['train'] * len(names)}, 'benchmark')
     write_shards(manifest, folder, out, fps=FPS, size=SIZE, sample_rate=SAMPLE_RATE, workers=1, force=True)
+    return read_shards(out, duration_s)
+
+
+def read_shards(out: Path, duration_s: float, transforms: Sequence[Mapping[str, Any]] = ()) -> Shards:
+    """A data set of shards that are written."""
     clip = dict(duration_s=duration_s, fps=FPS, size=SIZE, sample_rate=SAMPLE_RATE)
-    return Shards(str(out), clip, dict(type=CentreWindow), (), False)
+    return Shards(str(out), clip, dict(type=CentreWindow), transforms, False)
 
 
 # The libraries alone: the frames and the sound of a window, decoded and let go.

@@ -167,10 +167,10 @@ def _sound(file: Path, backend: str) -> Read:
 
 def _picture(file: Path, backend: str) -> Read:
     """As a shard would, whose checksum is that of the damaged bytes."""
-    into = np.zeros((3, SIZE, SIZE), np.uint8)
+    into = np.zeros((SIZE, SIZE, 3), np.uint8)
     if not read_jpeg(file.read_bytes(), (SIZE, SIZE), (HEIGHT, WIDTH), into):
         raise ClipError(str(file), 'damaged')
-    return Read(into[None], None)
+    return Read(into.transpose(2, 0, 1)[None], None)
 
 
 def _shard(file: Path, backend: str) -> Read:

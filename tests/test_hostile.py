@@ -249,7 +249,7 @@ def test_jpegs_are_decoded_only_at_the_size_they_were_stored_with():
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 255, (48, 64, 3), np.uint8)
     content = cv2.imencode('.jpg', picture)[1].tobytes()
-    into = np.zeros((3, 48, 64), np.uint8)
+    into = np.zeros((48, 64, 3), np.uint8)
     assert jpeg_size(content) == (48, 64)
     assert read_jpeg(content, (48, 64), (48, 64), into)
     place = content.find(b'\xff\xc0')

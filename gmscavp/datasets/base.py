@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from gmscavp.datasets.decoding import ClipError, open_clip, read_clip
 from gmscavp.datasets.decoding.media import TOLERANCE_S
 from gmscavp.datasets.gallery import evaluation_facts, select_all
+from gmscavp.datasets.layout import in_planes
 from gmscavp.datasets.manifest import ClipRecord, Manifest
 from gmscavp.datasets.vanishing import is_there, wait_for
 from gmscavp.errors import UserError, near_names
@@ -230,9 +231,10 @@ class ClipDataset(Dataset[Sample]):
 def _tensors(clip: Clip | list[Clip]) -> tuple[Tensor, Tensor, float | Tensor]:
     """Video, audio and start of a clip; of segments, with an axis for them in front."""
     if isinstance(clip, Clip):
-        return clip.video, clip.audio, clip.start_s
+        return in_planes(clip.video), clip.audio, clip.start_s
     starts_s = torch.tensor([segment.start_s for segment in clip], dtype=torch.float64)
-    return torch.stack([segment.video for segment in clip]), torch.stack([segment.audio for segment in clip]), starts_s
+    video = torch.stack([in_planes(segment.video) for segment in clip])
+    return video, torch.stack([segment.audio for segment in clip]), starts_s
 
 
 def list_files(root: Path, endings: Sequence[str]) -> list[str]:

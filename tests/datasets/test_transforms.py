@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
+from gmscavp.datasets.layout import in_planes, packed
 from gmscavp.datasets.transforms import (
     CentreCrop,
     CentreWindow,
@@ -89,6 +91,40 @@ def test_resized_crop_gives_the_size_and_the_same_part_in_every_frame(rng):
         assert video.shape == (4, 3, 16, 16)
         assert (video == video[:1]).all()
         assert video.dtype == torch.uint8
+
+
+@pytest.mark.parametrize('layout', ['planes', 'packed', 'a part of packed pixels', 'columns first'])
+@pytest.mark.parametrize('side', [16, 20, 48])
+def test_a_crop_is_torchs_resizing_however_the_pixels_lie(side, layout):
+    noise = torch.randint(256, (3, 3, 20, 30), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    video = laid_out(noise, layout)
+    torch.testing.assert_close(video, noise)
+    found = CentreCrop(side)(Clip(video, torch.zeros(1)), np.random.default_rng(0)).video
+    middle = noise[..., 5:25].contiguous()
+    torch.testing.assert_close(
+        found, F.interpolate(middle, (side, side), mode='bilinear', antialias=True), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize('layout', ['planes', 'packed', 'a part of packed pixels', 'columns first'])
+@pytest.mark.parametrize('size', [(20, 30), (1, 1), (3, 1), (1, 3), (7, 3)])
+def test_pixels_are_the_same_packed_and_in_planes(size, layout):
+    noise = torch.randint(256, (3, 3, *size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    video = laid_out(noise, layout)
+    for made in (packed(video), in_planes(video), in_planes(packed(video)), packed(in_planes(video))):
+        torch.testing.assert_close(made, noise, rtol=0, atol=0)
+    assert in_planes(video).is_contiguous()
+    assert packed(video).permute(0, 2, 3, 1).flatten(-2).stride(-1) == 1
+    torch.testing.assert_close(video, noise, rtol=0, atol=0)
+
+
+def laid_out(video, layout):
+    """The same values in other orders of memory."""
+    if layout == 'columns first':
+        return video.mT.contiguous().mT
+    around = F.pad(video, (2, 3, 1, 4)) if layout.startswith('a part') else video
+    pixels = around.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) if layout != 'planes' else around
+    return pixels[..., 1 : 1 + video.shape[2], 2 : 2 + video.shape[3]] if around is not video else pixels
 
 
 def test_flip_mirrors_whole_clips(rng):

@@ -60,7 +60,9 @@ class Shards(ClipDataset):
         reader = ClipReader(file, self._files.handle(file, shard))
         audio = reader.audio(place, round(first / place.fps * form.sample_rate), form.samples)
         video = reader.frames(place, wanted, form.size)
-        return Clip(torch.from_numpy(video), torch.from_numpy(audio), place.start_s + first / place.fps)
+        return Clip(
+            torch.from_numpy(video).permute(0, 3, 1, 2), torch.from_numpy(audio), place.start_s + first / place.fps
+        )
 
 
 def window_frames(offset_s: float, frames: int, fps: float, stored_fps: float, stored: int) -> tuple[int, np.ndarray]:

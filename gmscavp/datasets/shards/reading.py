@@ -88,9 +88,9 @@ class ClipReader:
         self.file, self.handle = file, handle
 
     def frames(self, place: Place, numbers: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-        """(T,) numbers of frames, increasing -> (T, 3, H, W) uint8."""
+        """(T,) numbers of frames, increasing -> (T, H, W, 3) uint8."""
         height, width = size if not isinstance(size, int) else _short_side(place.height, place.width, size)
-        frames = np.empty((len(numbers), 3, height, width), np.uint8)
+        frames = np.empty((len(numbers), height, width, 3), np.uint8)
         for slot, (number, jpeg) in enumerate(zip(numbers, self._jpegs(place, numbers), strict=True)):
             if crc32(jpeg) != place.frame_crc[number]:
                 raise ClipError(self.file, 'damaged', f'frame {number} does not have its checksum')
