@@ -2,7 +2,8 @@
 
 Every benchmark runs by its own command, by itself, and writes its own page under docs/results; docs/results/performance.md
 holds them all, below what this machine can do at the most, measured first. A benchmark that fails is named at the end, its
-old page stays, and the others still run. --smoke runs everything in small and writes nothing. About an hour on two cores.
+old page stays, and the others still run. --smoke runs everything in small and writes nothing. An hour and a half on two
+cores.
 """
 
 import argparse

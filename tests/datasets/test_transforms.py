@@ -108,8 +108,9 @@ def test_a_crop_is_torchs_resizing_however_the_pixels_lie(side, layout):
 
 @pytest.mark.parametrize('layout', ['planes', 'packed', 'a part of packed pixels', 'columns first'])
 @pytest.mark.parametrize('size', [(20, 30), (1, 1), (3, 1), (1, 3), (7, 3)])
-def test_pixels_are_the_same_packed_and_in_planes(size, layout):
-    noise = torch.randint(256, (3, 3, *size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
+def test_pixels_are_the_same_packed_and_in_planes(size, layout, dtype):
+    noise = torch.randint(256, (3, 3, *size), generator=torch.Generator().manual_seed(0)).to(dtype)
     video = laid_out(noise, layout)
     for made in (packed(video), in_planes(video), in_planes(packed(video)), packed(in_planes(video))):
         torch.testing.assert_close(made, noise, rtol=0, atol=0)
