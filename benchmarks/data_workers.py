@@ -3,6 +3,7 @@
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,8 @@ def proportional_kib(pid: int) -> int:
 
 def loader_of(data: Dataset, workers: int) -> DataLoader:
     """As training has it."""
+    # More workers than cores are a choice here.
+    warnings.filterwarnings('ignore', 'This DataLoader will create')
     return DataLoader(data, BATCH, sampler=StreamShuffle(data), num_workers=workers, drop_last=True)  # type: ignore[arg-type]
 
 
