@@ -32,14 +32,14 @@ _TRIES = 20
 class ClipFormat:
     """What a clip looks like when it is read: seconds, frames a second, pixels (short side or (H, W)), samples a second.
 
-    backend: 'decord', 'pyav' or 'torchcodec'.
+    backend: 'pyav', 'decord' or 'torchcodec'.
     """
 
     duration_s: float
     fps: float
     size: int | tuple[int, int]
     sample_rate: int
-    backend: str = 'decord'
+    backend: str = 'pyav'
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> 'ClipFormat':

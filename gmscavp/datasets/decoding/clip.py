@@ -26,6 +26,7 @@ from gmscavp.datasets.decoding.media import (
     track_start_s,
 )
 from gmscavp.datasets.decoding.video import Size, decord_frames, pyav_frames, torchcodec_frames
+from gmscavp.datasets.layout import in_planes
 from gmscavp.errors import UserError, near_names
 from gmscavp.structures import Clip
 
@@ -48,7 +49,7 @@ def read_clip(
     fps: float,
     size: Size,
     sample_rate: int,
-    backend: str = 'decord',
+    backend: str = 'pyav',
 ) -> Clip:
     """Pictures and sound of the same window, by presentation time.
 
@@ -80,7 +81,7 @@ class OpenClip:
             return length_s(self._container, list(self._tracks))
 
     def read(
-        self, start_s: float, duration_s: float, fps: float, size: Size, sample_rate: int, backend: str = 'decord'
+        self, start_s: float, duration_s: float, fps: float, size: Size, sample_rate: int, backend: str = 'pyav'
     ) -> Clip:
         """As read_clip. The first window costs no further opening of the file."""
         _demand_sense(start_s, duration_s, fps, size, sample_rate, backend)
@@ -96,7 +97,7 @@ class OpenClip:
             wave = read_audio(container, audio, first_s, duration_s, sample_rate)
             times_s = first_s + (np.arange(round(duration_s * fps)) + 0.5) / fps
             frames = BACKENDS[backend](container, video, times_s, size)
-        return Clip(torch.from_numpy(frames).contiguous(), wave, start_s)
+        return Clip(in_planes(torch.from_numpy(frames)), wave, start_s)
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def decord_frames(container: InputContainer, stream: VideoStream, times_s: np.nd
     indices = np.searchsorted(spans[:, 0], times_s + _EPSILON_S, 'right') - 1
     wanted, repeats = np.unique(indices.clip(0), return_inverse=True)
     _demand_pictures(container, stream, times_s[-1], *spans[wanted[-1]])
-    return _decord_batch(reader, wanted, height, width).transpose(0, 3, 1, 2)[repeats]
+    return _decord_batch(reader, wanted, height, width)[repeats].transpose(0, 3, 1, 2)
 
 
 def torchcodec_frames(container: InputContainer, stream: VideoStream, times_s: np.ndarray, size: Size) -> np.ndarray:
