@@ -157,7 +157,9 @@ _MEASURED = 'docs/results/data.md: rendered clips, PyAV, one core of an x86 serv
 SOURCES = {
     'files': Source('files', 0.25e6, 10.0, 3.8, f'720p at 2 Mbit/s with the default key frames of x264; {_MEASURED}'),
     'friendly': Source('friendly', 0.155e6, 0.5, 14.2, f'short side 256, prepare_data.py --rewrite; {_MEASURED}'),
-    'shards': Source('shards', 0.21e6, 0.0, 79.0, f'JPEGs at 4 frames/s, prepare_data.py --shards; cropped; {_MEASURED}'),
+    'shards': Source(
+        'shards', 0.21e6, 0.0, 79.0, f'JPEGs at 4 frames/s, prepare_data.py --shards; cropped; {_MEASURED}'
+    ),
 }
 
 
