@@ -53,8 +53,8 @@ class GMSCAVP(BaseModel):
         self.video_backbone = BACKBONES.build(dict(video_backbone))
         self.audio_backbone = BACKBONES.build(dict(audio_backbone))
         self._frozen = [*freeze(self.video_backbone, video_frozen), *freeze(self.audio_backbone, audio_frozen)]
-        self.video_pyramid = _pyramid('video', video_pyramid, self.video_backbone.out_channels)
-        self.audio_pyramid = _pyramid('audio', audio_pyramid, self.audio_backbone.out_channels)
+        self.video_pyramid = _pyramid('video', video_pyramid, self.video_backbone)
+        self.audio_pyramid = _pyramid('audio', audio_pyramid, self.audio_backbone)
         lengths, dim = self.video_pyramid.lengths, self.video_pyramid.dim
         if (self.audio_pyramid.lengths, self.audio_pyramid.dim) != (lengths, dim):
             raise UserError(
@@ -194,15 +194,19 @@ def _rows(x: Tensor) -> list[Tensor]:
     return [row.clone() for row in x.float().cpu()]
 
 
-def _pyramid(side: str, cfg: Mapping[str, Any], channels: list[int]) -> Any:
-    """Build a pyramid for a backbone's channels, or say which setting contradicts them."""
+def _pyramid(side: str, cfg: Mapping[str, Any], backbone: Any) -> Any:
+    """Build a pyramid for a backbone, or say which setting contradicts its channels."""
+    channels = backbone.out_channels
     asked = cfg.get('in_channels', channels)
     if list(asked) != list(channels):
         raise UserError(
             f'{side}: backbone gives channels {list(channels)}, pyramid expects {list(asked)}; '
             f'set {side}_pyramid.in_channels, or leave it out.'
         )
-    return PYRAMIDS.build(dict(cfg), default_args=dict(in_channels=channels))
+    pyramid: Any = PYRAMIDS.build(dict(cfg), default_args=dict(in_channels=channels))
+    if getattr(pyramid, 'keeps_places', False) and 'middle' not in cfg:
+        pyramid.middle = getattr(backbone, 'middle', 0.5)
+    return pyramid
 
 
 def _demand_places(head: Any, pyramids: Sequence[Any], diffusion: bool) -> None:

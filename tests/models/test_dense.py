@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from gmscavp.errors import UserError
+from gmscavp.models.backbones import SlowOnlyR50, TinyVideoNet
 from gmscavp.models.heads import DenseHead, dense_similarity
 from gmscavp.registry import MODELS
 from tests.models.builders import tiny_batch, tiny_model
@@ -95,6 +96,29 @@ def test_heat_peaks_where_the_sound_was_planted():
     assert heat[1, 2, row, column].item() == pytest.approx(
         F.cosine_similarity(v[1, 2, cells[1, 2]], a[1, 2, 0], dim=0).item(), rel=1e-5
     )
+
+
+@pytest.mark.parametrize('backbone', [TinyVideoNet(width=4), TinyVideoNet(4, 3, 2), SlowOnlyR50(width=4).eval()])
+def test_places_look_where_their_backbone_says(backbone):
+    size = 128
+    video = torch.randn(4, 3, 2, size, size, requires_grad=True)
+    for features in backbone(video)[:3]:
+        side = math.isqrt(features.shape[2])
+        row, column = side // 2, side // 2 - 1
+        signs = torch.randn(4, 1, features.shape[3])
+        place = (features[:, :, row * side + column] * signs).sum()
+        power = torch.autograd.grad(place, video, retain_graph=True)[0].square().sum(dim=(0, 1, 2))
+        pixels = torch.arange(size) + 0.5
+        looks = torch.stack([(power.sum(dim=1) * pixels).sum(), (power.sum(dim=0) * pixels).sum()]) / power.sum()
+        said = torch.tensor([row, column]).add(backbone.middle) * size / side
+        assert (looks - said).abs().max() < 0.2 * size / side + 0.5
+
+
+def test_the_model_tells_its_pyramid_where_places_look():
+    model = MODELS.build(tiny_model(**DENSE))
+    assert model.video_backbone.middle == model.video_pyramid.middle == 0
+    said = DENSE | dict(video_pyramid=DENSE['video_pyramid'] | dict(middle=0.25))
+    assert MODELS.build(tiny_model(**said)).video_pyramid.middle == 0.25
 
 
 def test_logit_scale_is_learned_and_clamped():

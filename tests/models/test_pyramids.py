@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.strategies import floats, integers
+from torch.nn import functional as F
 
 from gmscavp.errors import UserError
 from gmscavp.models.pyramids import (
@@ -13,6 +16,7 @@ from gmscavp.models.pyramids import (
     SingleScale,
 )
 from gmscavp.models.pyramids.base import pool_places, pool_time
+from gmscavp.models.pyramids.dense import cover_shares
 from gmscavp.models.pyramids.feature_pyramid import resample_time
 from gmscavp.models.pyramids.queries import window_mask
 
@@ -222,6 +226,23 @@ def test_a_grid_finer_than_the_picture_repeats_its_cells():
     assert coarse.shape[2] == 16
     for row, column in ((0, 1), (1, 0), (1, 1)):
         torch.testing.assert_close(tokens[:, :, row::2, column::2], tokens[:, :, ::2, ::2])
+
+
+@pytest.mark.parametrize(('places', 'grid'), [(8, 8), (8, 4), (4, 8), (6, 2), (1, 3), (5, 1)])
+def test_places_that_look_at_their_middle_are_averaged_or_repeated(places, grid):
+    row = torch.randn(1, 1, places)
+    expected = F.adaptive_avg_pool1d(row, grid)
+    torch.testing.assert_close(row @ cover_shares(places, grid, 0.5).T, expected)
+
+
+@given(places=integers(1, 40), grid=integers(1, 40), middle=floats(0, 1))
+def test_a_cell_is_made_of_the_places_that_look_near_it(places, grid, middle):
+    shares = cover_shares(places, grid, middle)
+    assert (shares >= 0).all()
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(grid), atol=1e-4, rtol=0)
+    found = shares @ ((torch.arange(places) + middle) / places)
+    # A place stands for what is nearest to it: half a place away at the most, beyond the first and the last a whole one.
+    assert (found - (torch.arange(grid) + 0.5) / grid).abs().max() <= 1 / places + 1e-4
 
 
 def test_errors_say_what_to_change():

@@ -11,10 +11,12 @@ class Backbone(nn.Module, ABC):
     """A video or a mel -> features of every stage, fine to coarse.
 
     out_channels: C_i of every stage. Places P are the image's cells row by row, or the spectrogram's bands from low to
-    high.
+    high. middle: where in its cell, from 0 to 1, a place of an image looks: in the middle as a patch does, at the beginning
+    as convolutions with a stride and padding by half of an odd kernel do.
     """
 
     out_channels: list[int]
+    middle: float = 0.5
 
     @abstractmethod
     def forward(self, x: Tensor) -> Features:

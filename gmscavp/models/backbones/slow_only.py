@@ -77,6 +77,7 @@ class SlowOnlyR50(Backbone):
 
     mean: Tensor
     std: Tensor
+    middle = 0.0
 
     def __init__(
         self,

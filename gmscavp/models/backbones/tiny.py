@@ -46,6 +46,8 @@ class TinyVideoNet(Backbone):
     gradient_checkpointing: less memory, one more forward pass.
     """
 
+    middle = 0.0
+
     def __init__(
         self, width: int = 16, stages: int = 2, stem_stride: int = 4, gradient_checkpointing: bool = False
     ) -> None:

@@ -53,12 +53,18 @@ def pool_cells(features: Tensor, grid: int, places: str) -> Tensor:
     if places == 'bands':
         plane, cells = (count, 1), (grid, 1)
     else:
-        side = math.isqrt(count)
-        if side * side != count:
-            raise UserError(f"places='image' needs a square picture; the backbone gives {count} cells.")
+        side = square_side(count)
         plane, cells = (side, side), (grid, grid)
     x = rearrange(features, 'b t (h w) c -> b (t c) h w', h=plane[0])
     return rearrange(F.adaptive_avg_pool2d(x, cells), 'b (t c) h w -> b t (h w) c', t=steps)
+
+
+def square_side(count: int) -> int:
+    """How many cells of a square picture lie in a row. UserError: the picture is no square."""
+    side = math.isqrt(count)
+    if side * side != count:
+        raise UserError(f"places='image' needs a square picture; the backbone gives {count} cells.")
+    return side
 
 
 def pool_places(features: Tensor, grid: int, places: str) -> Tensor:
