@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmscavp.datasets.layout import packed
+from gmscavp.datasets.layout import in_planes, packed
 from gmscavp.errors import UserError
 from gmscavp.registry import TRANSFORMS
 from gmscavp.structures import Clip
@@ -117,11 +117,11 @@ class CentreCrop:
 
 
 def _resize(video: Tensor, size: int) -> Tensor:
-    """(T, 3, h, w) uint8 -> (T, 3, size, size) uint8."""
+    """(T, 3, h, w) uint8 -> (T, 3, size, size) uint8 in planes."""
     if video.shape[-2:] == (size, size):
-        return video
+        return in_planes(video)
     # Of packed pixels torch's kernel takes a third of the time.
-    return F.interpolate(packed(video), (size, size), mode='bilinear', antialias=True)
+    return in_planes(F.interpolate(packed(video), (size, size), mode='bilinear', antialias=True))
 
 
 @TRANSFORMS.register_module()

@@ -12,6 +12,7 @@ from gmscavp.datasets.decoding.audio import read_audio
 from gmscavp.datasets.decoding.clip import BACKENDS
 from gmscavp.datasets.decoding.errors import ClipError
 from gmscavp.datasets.decoding.media import audio_track, open_media, video_track
+from gmscavp.datasets.layout import in_planes
 from gmscavp.datasets.transforms import CentreCrop
 from gmscavp.structures import Clip
 
@@ -47,7 +48,7 @@ def read_pictures_at(file: File, times_s: np.ndarray, form: ClipFormat, transfor
             if stream is None:
                 raise ClipError(os.fspath(file), 'no video track')
             frames = BACKENDS[form.backend](container, stream, times_s[begin : begin + at_once], form.size)
-        pieces.append(shaped_pictures(torch.from_numpy(frames).contiguous(), form, transforms))
+        pieces.append(shaped_pictures(in_planes(torch.from_numpy(frames)), form, transforms))
     return torch.cat(pieces)
 
 

@@ -100,6 +100,7 @@ def test_a_crop_is_torchs_resizing_however_the_pixels_lie(side, layout):
     video = laid_out(noise, layout)
     torch.testing.assert_close(video, noise)
     found = CentreCrop(side)(Clip(video, torch.zeros(1)), np.random.default_rng(0)).video
+    assert found.is_contiguous()
     middle = noise[..., 5:25].contiguous()
     torch.testing.assert_close(
         found, F.interpolate(middle, (side, side), mode='bilinear', antialias=True), rtol=0, atol=0
