@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import random
 import runpy
 import socket
 import sys
 import tempfile
+from contextlib import suppress
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -35,10 +37,12 @@ def forget_runs():
 
 
 def free_port():
-    """A TCP port of this machine at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
+    """A TCP port of this machine at which nobody listens; none that the system gives to a connection in the meantime."""
+    while True:
+        port = random.SystemRandom().randint(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(('127.0.0.1', port))
+            return port
 
 
 def say_into(file, *descriptors):
