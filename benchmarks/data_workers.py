@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import exponent
+from measuring import exponent, proportional_mib
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
@@ -46,12 +46,6 @@ def resident_kib() -> int:
     return pages * os.sysconf('SC_PAGE_SIZE') // 1024
 
 
-def proportional_kib(pid: int) -> int:
-    """Memory of a process that is in RAM, pages that several share divided among them."""
-    lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith('Pss:'))
-
-
 def loader_of(data: Dataset, workers: int) -> DataLoader:
     """As training has it."""
     # More workers than cores are a choice here.
@@ -61,10 +55,10 @@ def loader_of(data: Dataset, workers: int) -> DataLoader:
 
 @dataclass
 class Loading:
-    """With a number of workers, of every repeat: clips a second by the clock, KiB of all workers at the end."""
+    """With a number of workers, of every repeat: clips a second by the clock, MiB of all workers at the end."""
 
     rates: list[float] = field(default_factory=list)
-    kib: list[int] = field(default_factory=list)
+    mib: list[float] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -74,7 +68,7 @@ class Loading:
     @property
     def megabytes(self) -> float:
         """Of all workers, the median."""
-        return statistics.median(self.kib) * 1024 / 1e6
+        return statistics.median(self.mib) * 2**20 / 1e6
 
 
 def loadings(data: Any, workers: Sequence[int], clips: int, repeats: int) -> dict[int, Loading]:
@@ -90,7 +84,7 @@ def loadings(data: Any, workers: Sequence[int], clips: int, repeats: int) -> dic
                 readers.update(next(batches)[1].tolist())
             loading.rates.append(BATCH * (len(loader) - 1) / (time.perf_counter() - started))
             # Workers end once they are asked for more than there is.
-            loading.kib.append(sum(map(proportional_kib, readers)))
+            loading.mib.append(sum(map(proportional_mib, readers)))
     return found
 
 

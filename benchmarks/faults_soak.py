@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from faults_soak_run import BATCH, HANG, NAN, STEPS_FILE, WORKERS
-from measuring import markdown
+from measuring import markdown, proportional_mib
 from rich.console import Console
 from rich.table import Table
 
@@ -111,7 +111,7 @@ class Soak:
         at_s = time.monotonic() - self.begun_s
         try:
             pids = [self.trainer.pid, *self.workers()]
-            memory = sum(_pss_mib(pid) for pid in pids)
+            memory = sum(proportional_mib(pid) for pid in pids)
             files = len(os.listdir(f'/proc/{self.trainer.pid}/fd'))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             # It has just ended, and so may a worker.
@@ -206,13 +206,6 @@ def _keep(output: Any, file: Path) -> None:
     """Add what a process says to a file, until it has ended."""
     with output, file.open('ab') as kept:
         shutil.copyfileobj(output, kept)
-
-
-def _pss_mib(pid: int) -> float:
-    rollup = Path(f'/proc/{pid}/smaps_rollup').read_text()
-    if not rollup:
-        raise ProcessLookupError(f'{pid} has ended')
-    return int(rollup.partition('\nPss:')[2].split()[0]) / 1024
 
 
 def _has_come(at_s: float) -> bool:

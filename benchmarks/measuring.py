@@ -92,6 +92,14 @@ def peak() -> int:
     return _status('VmHWM')
 
 
+def proportional_mib(pid: int) -> float:
+    """Memory of a process that is in RAM, what several share divided among them (Linux). ProcessLookupError: ended."""
+    rollup = Path(f'/proc/{pid}/smaps_rollup').read_text()
+    if not rollup:
+        raise ProcessLookupError(f'{pid} has ended')
+    return int(rollup.partition('\nPss:')[2].split()[0]) / 1024
+
+
 def matrix_rate(dtype: torch.dtype, device: str = 'cpu', repeats: int = 7) -> float:
     """The most floating-point operations that a device does in a second, in one large matrix product."""
     side = 8192 if device == 'cuda' else 1024

@@ -21,6 +21,10 @@ _LOST = (
     'remote process exited or there was a network error',
 )
 
+# Process groups that were left, kept: where a DistributedDataParallel is the last to let go of one, torch waits for gloo's
+# threads without giving up Python's lock, for which they may be waiting themselves.
+_left: list[Any] = []
+
 
 def world() -> tuple[int, int]:
     """(rank, number of ranks); (0, 1) where no process group runs."""
@@ -239,6 +243,7 @@ def stop() -> None:
     """Leave the process group, if there is one."""
     if distributed.is_available() and distributed.is_initialized():
         _hosts.cache_clear()
+        _left.append(distributed.group.WORLD)
         distributed.destroy_process_group()
 
 

@@ -1,11 +1,13 @@
 """Two ranks must give the loss and the gradient of one process on the joint batch."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from torch import multiprocessing, nn
+from torch import distributed, multiprocessing, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from gmscavp.distributed import gather_batch, gather_objects, start_gloo, stop, world
@@ -205,6 +207,29 @@ def test_tiles_rings_and_uneven_batches_give_what_one_process_gives(ranks, tmp_p
         # (4 + 1) tokens of 20 numbers a clip: no rank of a ring holds the tokens of all clips, even of one side.
         held, clips = max(x[3] for x in of_ranks), max(key[1])
         assert held <= 100 * clips if WAYS[key[2]]['gather'] == 'ring' else held >= 100 * 12, key
+
+
+def leave_before_the_others(rank: int, port: int) -> None:
+    """Let go of group and model while gloo waits for the other rank; what it waits with is Python's to free."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    start_gloo()
+    model = DistributedDataParallel(nn.Linear(2, 2))
+    time.sleep(rank)
+    with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+        distributed.all_reduce(torch.ones(2), async_op=True)
+    stop()
+    del model
+
+
+def test_a_rank_that_lets_go_of_its_model_last_ends(tmp_path):
+    ranks = multiprocessing.start_processes(leave_before_the_others, (free_port(),), 2, start_method='fork', join=False)
+    until = time.monotonic() + 60
+    while not (ended := ranks.join(timeout=1)) and time.monotonic() < until:
+        pass
+    for process in ranks.processes:
+        process.kill()
+    assert ended
 
 
 def test_without_processes_everything_stays_as_it_is():

@@ -7,7 +7,6 @@ the command line.
 import os
 import runpy
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from gmscavp.compat import load_checkpoint_file
 from gmscavp.engine.config import load_config
 from gmscavp.engine.runner import build_runner
-from tests.running import say_into
+from tests.running import free_port, say_into
 from tests.slow_line import write_config
 
 ROOT = Path(__file__).parents[1]
@@ -70,9 +69,7 @@ def agent(node, nodes, processes, port, folder, arguments, restarts, environment
 def start(folder, nodes, processes, arguments, restarts=0, **environment):
     for name in ('pids', 'said'):
         (folder / name).mkdir()
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context('fork')
     given = (nodes, processes, port, folder, arguments, restarts, environment)
     agents = [context.Process(target=agent, args=(node, *given)) for node in range(nodes)]

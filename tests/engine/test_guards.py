@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import os
-import socket
 import time
 
 import pytest
@@ -27,6 +26,7 @@ from gmscavp.errors import UserError
 from gmscavp.registry import MODELS
 from tests.engine.waiting import waits_of
 from tests.models.builders import tiny_batch, tiny_model
+from tests.running import free_port
 
 BAD, HUGE = math.nan, math.inf
 
@@ -164,9 +164,7 @@ def one_rank(rank, port, folder):
 
 
 def test_ranks_skip_together_where_the_loss_of_one_is_not_finite(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     multiprocessing.start_processes(one_rank, (port, tmp_path), 2, start_method='fork')
     seen = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
     assert same(*seen)

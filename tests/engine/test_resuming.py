@@ -4,7 +4,6 @@ import os
 import random
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from gmscavp.engine.runner import build_runner
 from gmscavp.engine.stopping import Stopped
 from gmscavp.errors import UserError
 from gmscavp.registry import DATA_SAMPLERS, DATASETS, HOOKS, METRICS, MODELS
+from tests.running import free_port
 
 CLIPS = 20
 EPOCHS = 3
@@ -300,12 +300,12 @@ def test_samplers_that_cannot_skip_or_have_no_seed_go_on_too(tmp_path, sampler):
     assert sorted(read(tmp_path / 'run')) == sorted(read(tmp_path / 'whole'))
 
 
-def one_rank(rank, port, runs):
+def one_rank(rank, runs):
     """Runs one after the other; one that is stopped leaves its sentence."""
     torch.set_num_threads(1)
     place = dict(RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank, MASTER_ADDR='127.0.0.1')
-    for number, (folder, settings) in enumerate(runs):
-        os.environ.update({name: str(value) for name, value in (place | dict(MASTER_PORT=port + number)).items()})
+    for port, folder, settings in runs:
+        os.environ.update({name: str(value) for name, value in (place | dict(MASTER_PORT=port)).items()})
         try:
             config = config_of(folder, ranks=2, **settings)
             torch.manual_seed(time.monotonic_ns())
@@ -320,11 +320,9 @@ def test_two_ranks_stop_after_the_same_step_and_go_on_as_if_they_had_not(tmp_pat
     whole, folder = tmp_path / 'whole', tmp_path / 'run'
     for each in (whole, folder):
         each.mkdir()
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1] - 3
-    runs = [(whole, {}), (folder, dict(step=STEPS + 1, rank=1)), (folder, {})]
-    multiprocessing.start_processes(one_rank, (port, runs), 2, start_method='fork')
+    settings = [(whole, {}), (folder, dict(step=STEPS + 1, rank=1)), (folder, {})]
+    runs = [(free_port(), *each) for each in settings]
+    multiprocessing.start_processes(one_rank, (runs,), 2, start_method='fork')
     said = [(folder / f'stopped{rank}').read_text() for rank in (0, 1)]
     assert said[0].startswith(f'143 SIGTERM ended training after step {STEPS + 2}, which is saved in ')
     assert said[1] == '143 ', 'one sentence, by rank 0'

@@ -1,7 +1,6 @@
 """Ranks and best matches from one pass: equal to the whole matrix, tile by tile, over processes, on ties and halves."""
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from gmscavp.evaluation.metrics import RetrievalMetric
 from gmscavp.evaluation.one_pass import TIE, two_way_best, two_way_ranks
 from gmscavp.evaluation.retrieval import Gallery, ranks_of_rows, retrieval_ranks
 from gmscavp.registry import EMBEDDERS
+from tests.running import free_port
 
 
 def whole_numbers(count, width=6, seed=0, of=2):
@@ -171,9 +171,7 @@ def one_rank(rank, ranks, port, folder):
 
 
 def test_two_processes_give_the_bits_of_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     expected, retrieval, generation = answers()

@@ -60,7 +60,7 @@ class DensePyramid(ScalePyramid):
             cells = rearrange(pool_cells(features, self.grid, self.places), 'b t g c -> b t 1 (g c)')
         else:
             side = square_side(features.shape[2])
-            shares = cover_shares(side, self.grid, self.middle).to(features)
+            shares = cover_shares(side, self.grid, self.middle, features.device).to(features.dtype)
             image = rearrange(features, 'b t (h w) c -> b t h w c', h=side)
             cells = torch.einsum('gh,kw,bthwc->btgkc', shares, shares, image).flatten(2, 3)
         places = cells.shape[2]
@@ -68,15 +68,16 @@ class DensePyramid(ScalePyramid):
         return rearrange(windows, 'b l (p c) -> b l p c', p=places)
 
 
-def cover_shares(places: int, grid: int, middle: float) -> Tensor:
+def cover_shares(places: int, grid: int, middle: float, device: torch.device | None = None) -> Tensor:
     """Which share of every cell of a grid each place in a row covers: (grid, places), rows that add up to 1.
 
     Place i looks at (i + middle) / places of the row and covers what is nearest to that. With middle=0.5 it is averaging,
     or repeating where the grid is finer.
     """
-    ends = (torch.arange(places + 1) + middle - 0.5) / places
+    # Made where it is used: a copy from the host would be waited for.
+    ends = (torch.arange(places + 1, device=device) + middle - 0.5) / places
     ends[0], ends[-1] = -math.inf, math.inf
-    edges = torch.arange(grid + 1) / grid
+    edges = torch.arange(grid + 1, device=device) / grid
     low = torch.maximum(edges[:-1, None], ends[:-1])
     high = torch.minimum(edges[1:, None], ends[1:])
     return grid * (high - low).clamp(min=0)
