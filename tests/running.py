@@ -31,7 +31,7 @@ SMALL = {
 
 
 def forget_runs():
-    """MMEngine names a run's instances by the second: a run of the same second would log into a stream closed since."""
+    """Nothing of an earlier run is the current one; its log's stream may be closed since."""
     for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
         kind._instance_dict.clear()
 

@@ -20,9 +20,6 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 
 from gmscavp.engine.config import check_config, load_config
 from gmscavp.errors import UserError
@@ -31,6 +28,7 @@ from tests.documents import PAGES, ROOT, SHELL, Block, Command, blocks
 from tests.engine.test_tools import SMALL
 from tests.generating import write_run
 from tests.media import flash, sine, write_media
+from tests.running import forget_runs
 
 TINY = ['max_epochs=1', *(option for option in SMALL if option != 'max_epochs=2')]
 FOLDER = [option for option in TINY if 'clip' not in option]
@@ -99,9 +97,7 @@ def sandbox(tmp_path_factory):
 
 def run_tool(words: list[str]) -> int:
     """Run a tool in this process, as a user would, in the current folder: its exit code."""
-    # MMEngine names a run's instances by the second.
-    for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
-        kind._instance_dict.clear()
+    forget_runs()
     before = sys.argv, sys.path[:]
     sys.argv = words
     try:

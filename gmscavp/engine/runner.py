@@ -2,9 +2,10 @@
 
 import argparse
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.config import Config
@@ -50,6 +51,16 @@ class PretrainRunner(Runner):
     model: Any
     # Of the loop, in the checkpoint that was loaded last.
     _progress: Mapping[str, Any] | None = None
+    # When runs of this process began, to the second.
+    _begun: ClassVar[Counter[str]] = Counter()
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Prepare this process, and name the run by the time: of a second that had one before, with a number."""
+        super().setup_env(env_cfg)
+        # MMEngine finds counters, best score and log of a run by this name; two runs would share them.
+        self._begun[self._timestamp] += 1
+        if self._begun[self._timestamp] > 1:
+            self._timestamp += f'_{self._begun[self._timestamp]}'
 
     def load_checkpoint(
         self,

@@ -1,7 +1,5 @@
 """Accumulated batches must give what one batch of all their clips gives, or be refused."""
 
-import time
-
 import pytest
 import torch
 from mmengine.hooks import EMAHook, ParamSchedulerHook
@@ -62,7 +60,6 @@ def run(folder, batch, counts, epochs=3, wrapper=StepOptimWrapper, model=None, d
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         default_hooks=hooks,
         custom_hooks=[dict(type=ema, ema_type=ExponentialMovingAverage, momentum=0.3)],
-        experiment_name=f'{folder.name}{time.monotonic_ns()}',
         default_scope='gmscavp',
     )
     built.train()

@@ -47,7 +47,6 @@ def runner(folder, epochs=2, **checkpoint):
         optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         default_hooks=dict(checkpoint=dict(type=SafeCheckpointHook, interval=1, **checkpoint)),
-        experiment_name=f'{folder.name}{time.monotonic_ns()}',
         default_scope='gmscavp',
     )
 
@@ -132,6 +131,18 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, step):
     going_on._resume, going_on._load_from = True, str(newest_checkpoint(tmp_path))
     going_on.train()
     assert [file.name for file in tmp_path.glob('*.pth')] == ['epoch_2.pth']
+
+
+def test_runs_of_one_second_share_nothing(tmp_path, monkeypatch):
+    second = time.mktime((2026, 1, 1, 0, 0, 0, 0, 1, 0))
+    monkeypatch.setattr(mmengine_runner.time, 'time', lambda: second)
+    first = runner(tmp_path)
+    first.message_hub.update_info('best_score', 1.0)
+    others = [runner(tmp_path) for _ in range(2)]
+    assert all(one.message_hub.get_info('best_score') is None for one in others)
+    runs = [first, *others]
+    for parts in (lambda run: run.message_hub, lambda run: run.logger, lambda run: run.log_dir):
+        assert len({id(part) if not isinstance(part, str) else part for part in map(parts, runs)}) == 3
 
 
 def archive_of(number, file):

@@ -11,7 +11,6 @@ import runpy
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -62,7 +61,6 @@ def config_of(work_dir, epochs, resume=None):
     return Config(
         dict(
             default_scope='gmscavp',
-            experiment_name=f'{work_dir.name}{time.monotonic_ns()}',
             work_dir=str(work_dir),
             model=dict(
                 type='GMSCAVP',

@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import os
-import time
 
 import pytest
 import torch
@@ -73,7 +72,6 @@ def run(folder, data, optimizer=None, hooks=(), wrapper=StepOptimWrapper, interv
             checkpoint=dict(type=SafeCheckpointHook, interval=1),
         ),
         custom_hooks=[dict(type=UpdateEMAHook, ema_type=ExponentialMovingAverage, momentum=0.3), *hooks],
-        experiment_name=f'{folder.name}{time.monotonic_ns()}',
         default_scope='gmscavp',
     )
     built.train()

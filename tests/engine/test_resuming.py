@@ -119,7 +119,6 @@ def config_of(work_dir, ranks=1, workers=0, sampler='StreamShuffle', checkpoint=
     return Config(
         dict(
             default_scope='gmscavp',
-            experiment_name=f'{work_dir.name}{time.monotonic_ns()}',
             work_dir=str(work_dir),
             model=dict(type='DrawingLine'),
             train_dataloader=dict(

@@ -6,7 +6,6 @@ import runpy
 import shutil
 import signal
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,7 +72,6 @@ def config_of(work_dir, ranks, resume=None, sigterm=None, **sharding):
     return Config(
         dict(
             default_scope='gmscavp',
-            experiment_name=f'{work_dir.name}{time.monotonic_ns()}',
             work_dir=str(work_dir),
             model=tiny_model(diffusion=None),
             model_sharding=dict(enabled=True, unit_parameters=2000) | sharding,

@@ -1,7 +1,6 @@
 """Every switch of `speed` leaves losses, gradients and names of weights as they are."""
 
 import copy
-import time
 
 import pytest
 import torch
@@ -338,7 +337,6 @@ def run(folder, speed, epochs, resume=None):
         optim_wrapper=dict(type=StepOptimWrapper, optimizer=dict(type='AdamW', lr=1e-3, fused=True)),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         custom_hooks=[dict(type=UpdateEMAHook, ema_type=ExponentialMovingAverage, momentum=0.3)],
-        experiment_name=f'{folder.name}{time.monotonic_ns()}',
         default_scope='gmscavp',
         load_from=resume,
         resume=resume is not None,

@@ -1,7 +1,5 @@
 """No step of training waits for the device: nothing is read off it, and nothing but the batch is copied to it."""
 
-import time
-
 import pytest
 import torch
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
@@ -156,7 +154,6 @@ def test_the_log_is_mmengines(tmp_path, kind, monkeypatch):
         optim_wrapper=StepOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), clip_grad=dict(max_norm=0.1)),
         train_cfg=dict(by_epoch=True, max_epochs=2),
         default_hooks=dict(runtime_info=dict(type=kind), logger=dict(type=LoggerHook, interval=3)),
-        experiment_name=f'{kind.__name__}{time.monotonic_ns()}',
         default_scope='gmscavp',
     )
     built.train()

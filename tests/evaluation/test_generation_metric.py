@@ -9,10 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 
 from gmscavp.datasets.impacts_render import make_scenes, render_impacts, render_scene, scene_truth
 from gmscavp.datasets.impacts_render import scenes as rendering
@@ -29,6 +26,7 @@ from gmscavp.evaluation.generation_tables import counted_words, generation_table
 from gmscavp.evaluation.samples_page import SampleCard, SamplesData, SampleSide, marked, write_samples
 from gmscavp.models import ClipPreprocessor
 from gmscavp.registry import EMBEDDERS, MODELS
+from tests.running import forget_runs
 
 RATE, CLIPS = rendering.SAMPLE_RATE, 8
 
@@ -437,8 +435,7 @@ def read_first(root):
 
 
 def tool(monkeypatch, capsys, *arguments):
-    for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
-        kind._instance_dict.clear()
+    forget_runs()
     monkeypatch.setattr(sys, 'argv', ['test.py', *map(str, arguments)])
     runpy.run_path(str(Path(__file__).parents[2] / 'tools' / 'test.py'), run_name='__main__')
     return capsys.readouterr().out

@@ -4,15 +4,11 @@ import json
 import math
 import runpy
 import sys
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 
 from benchmarks.vocoders import Heard, page_of, rows_of
 from gmscavp.compat import load_weights
@@ -26,6 +22,7 @@ from gmscavp.models import stft_losses
 from gmscavp.models.preprocessor import LogMel
 from gmscavp.models.vocoders.magnitudes import band_weights, corrected, level_of, mel_filters, mel_magnitudes
 from gmscavp.registry import MODELS, VOCODERS
+from tests.running import forget_runs
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = dict(sample_rate=16000, n_fft=1024, hop=250, bands=64, f_min=125.0, f_max=7600.0)
@@ -372,9 +369,7 @@ def test_the_tool_trains_and_the_weights_serve_elsewhere(config, impacts, tmp_pa
     options = ['--work-dir', str(tmp_path), '--cfg-options', *few]
     monkeypatch.setattr(sys, 'argv', ['train.py', f'configs/{config}.py', *options])
     monkeypatch.chdir(ROOT)
-    # MMEngine names a run's instances by the second: a run of the same second would log into a stream closed since.
-    for kind in (DefaultScope, MMLogger, MessageHub, Visualizer):
-        monkeypatch.setattr(kind, '_instance_dict', OrderedDict())
+    forget_runs()
     runpy.run_path('tools/train.py', run_name='__main__')
     lines = [json.loads(line) for line in next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()]
     assert {'vocoding/mel_distance', 'vocoding/log_spectral_distance'} <= lines[-1].keys()
