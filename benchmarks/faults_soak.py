@@ -311,7 +311,8 @@ def report(
     else:
         shutil.rmtree(soak.folder)
     if not args.smoke:
-        lines = ['# A training under faults', '', f'`python benchmarks/faults.py soak --minutes {args.minutes:g}`', '']
+        command = f'python benchmarks/faults.py soak --minutes {args.minutes:g} --seed {args.seed}'
+        lines = ['# A training under faults', '', f'`{command}`', '']
         for headings, rows in tables:
             lines += [*markdown(headings, rows), '']
         lines += [f'{len(soak.looks):,} looks at memory. ' + ', '.join(f'{k} {v}' for k, v in machine_facts().items())]
