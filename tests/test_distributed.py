@@ -222,7 +222,7 @@ def leave_before_the_others(rank: int, port: int) -> None:
     del model
 
 
-def test_a_rank_that_lets_go_of_its_model_last_ends(tmp_path):
+def test_a_rank_that_lets_go_of_its_model_last_ends():
     ranks = multiprocessing.start_processes(leave_before_the_others, (free_port(),), 2, start_method='fork', join=False)
     until = time.monotonic() + 60
     while not (ended := ranks.join(timeout=1)) and time.monotonic() < until:
